@@ -1,0 +1,7 @@
+//go:build servers
+
+// Package vault pins the Vault server of the end-to-end tests in a module of
+// its own, so that none of its dependencies reaches the product's go.mod.
+package vault
+
+import _ "github.com/hashicorp/vault"
