@@ -5,6 +5,7 @@
 package crl
 
 import (
+	"crypto"
 	"crypto/x509"
 	"math/big"
 	"time"
@@ -24,13 +25,19 @@ const (
 type Summary struct {
 	Format     Format
 	Bytes      int64    // length in octets of the DER CertificateList
-	Version    int      // 1 or 2 (RFC 5280 section 5.1.2.1)
+	Version    int      // always 2 (RFC 5280 section 5.1.2.1)
 	Issuer     string   // RDN sequence as crypto/x509/pkix prints it
 	RawIssuer  []byte   // DER of the issuer name
 	Number     *big.Int // CRL number, nil when absent (RFC 5280 section 5.2.3)
 	BaseNumber *big.Int // delta CRL indicator, nil for a full list (section 5.2.4)
 
 	AuthorityKeyID []byte
+
+	// UnhandledCritical lists the object identifiers of critical extensions, of
+	// the list and of its entries, that this package does not interpret; at most
+	// 16 of them. Such a list must not be used to decide that a certificate is
+	// good (RFC 5280 section 5.2).
+	UnhandledCritical []string
 
 	ThisUpdate time.Time
 	NextUpdate time.Time // zero when absent
@@ -48,3 +55,10 @@ type Summary struct {
 
 // Delta tells whether the list is a delta CRL.
 func (s Summary) Delta() bool { return s.BaseNumber != nil }
+
+// signedPart is what Verify needs of a list that is no longer there.
+type signedPart struct {
+	hash      crypto.Hash // 0 where the algorithm signs the message itself, or is not known
+	digest    []byte      // of tbsCertList
+	signature []byte
+}

@@ -1,0 +1,145 @@
+package crl
+
+import (
+	"math/bits"
+	"time"
+)
+
+// bucketCount is the number of buckets of a Histogram.
+const bucketCount = 1024
+
+// widths are the bucket widths, in seconds, that a Histogram goes through as
+// its span grows. Each divides the next, and all up to a day divide the day, so
+// that midnights (UTC) are bucket edges as long as the span is below 1024 days.
+// The last one spans more than the years 0 to 9999.
+var widths = [...]int64{
+	1, 15, 60, 300, 900, 3600, 3 * 3600, 6 * 3600, day, 7 * day, 28 * day, 364 * day, 3640 * day,
+}
+
+const day = 24 * 3600
+
+// Histogram counts revocations by time in 1024 buckets. Its buckets are as
+// narrow as the span between the oldest and the newest revocation allows, one
+// second at the least, and start at multiples of their width since the Unix
+// epoch. The zero value is empty and answers every question with zero.
+//
+// A Histogram shares its buckets with its copies.
+type Histogram struct {
+	counts      []uint32
+	level       int    // index into widths
+	origin      int64  // Unix time at which counts[0] begins
+	span        uint64 // bucketCount × width: offsets at or above it have no bucket yet
+	reciprocal  uint64 // with shift: offset / width without a division
+	shift       uint
+	total       int64
+	first, last int64 // Unix times of the oldest and the newest
+}
+
+// Width is the width of a bucket: the resolution of Before.
+func (h Histogram) Width() time.Duration { return time.Duration(widths[h.level]) * time.Second }
+
+// Before returns bounds on the number of entries revoked before t, to the
+// second. They are equal when t falls on a bucket's edge, at or before the
+// oldest revocation, or after the newest.
+func (h Histogram) Before(t time.Time) (low, high int64) {
+	at := t.Unix()
+	if t.Nanosecond() > 0 {
+		at++ // what was revoked in this second was revoked before t
+	}
+	switch {
+	case h.total == 0 || at <= h.first:
+		return 0, 0
+	case at > h.last:
+		return h.total, h.total
+	}
+	width := widths[h.level]
+	bucket := (at - h.origin) / width
+	for _, n := range h.counts[:bucket] {
+		low += int64(n)
+	}
+	if h.origin+bucket*width == at {
+		return low, low
+	}
+	return low, low + int64(h.counts[bucket])
+}
+
+// Days calls yield with each day, as its midnight in UTC, from the oldest to
+// the newest revocation, and the number of revocations on it. It yields
+// nothing when the buckets are wider than a day.
+func (h Histogram) Days(yield func(midnight time.Time, revoked int64) bool) {
+	if h.total == 0 || widths[h.level] > day {
+		return
+	}
+	for at := floorTo(h.first, day); at <= h.last; at += day {
+		from, _ := h.Before(time.Unix(at, 0))
+		to, _ := h.Before(time.Unix(at+day, 0))
+		if !yield(time.Unix(at, 0).UTC(), to-from) {
+			return
+		}
+	}
+}
+
+// add counts one revocation at the Unix time at.
+func (h *Histogram) add(at int64) {
+	offset := uint64(at - h.origin)
+	if offset >= h.span {
+		h.makeRoom(at)
+		offset = uint64(at - h.origin)
+	}
+	high, _ := bits.Mul64(offset<<1, h.reciprocal)
+	h.counts[(high>>(h.shift&63))&(bucketCount-1)]++
+	h.total++
+	h.first = min(h.first, at)
+	h.last = max(h.last, at)
+}
+
+// makeRoom moves or widens the buckets until at has one.
+func (h *Histogram) makeRoom(at int64) {
+	if h.total == 0 {
+		h.counts = make([]uint32, bucketCount)
+		h.first, h.last = at, at
+		h.place(0, at)
+		return
+	}
+	low, high := min(at, h.first), max(at, h.last)
+	level := h.level
+	for high-floorTo(low, widths[level]) >= bucketCount*widths[level] {
+		level++
+	}
+	var counts [bucketCount]uint32
+	origin, width := h.origin, widths[h.level]
+	copy(counts[:], h.counts)
+	clear(h.counts)
+	h.place(level, low)
+	for i, n := range counts {
+		if n > 0 {
+			h.counts[(origin+int64(i)*width-h.origin)/widths[level]] += n
+		}
+	}
+}
+
+// place makes the first bucket, of the given level's width, the one that
+// holds low.
+func (h *Histogram) place(level int, low int64) {
+	width := widths[level]
+	h.level = level
+	h.origin = floorTo(low, width)
+	h.span = uint64(bucketCount * width)
+	// reciprocal = ceil(2^(63+shift) / width) with 2^shift <= width: then
+	// offset*reciprocal >> (63+shift) is offset/width for every offset < 2^62.
+	h.shift = uint(bits.Len64(uint64(width)) - 1)
+	quotient, rest := bits.Div64(1<<h.shift>>1, 1<<63<<h.shift&(1<<63), uint64(width))
+	if rest > 0 {
+		quotient++
+	}
+	h.reciprocal = quotient
+}
+
+// floorTo rounds at down to a multiple of width, below zero too.
+func floorTo(at, width int64) int64 {
+	rest := at % width
+	if rest < 0 {
+		rest += width
+	}
+	return at - rest
+}
