@@ -1,0 +1,258 @@
+// Package k8scsr decides how a serving certificate is obtained through the
+// Kubernetes CertificateSigningRequest API: what is wanted, what the next step
+// of its lifecycle is, which request may be approved, and which answer may
+// replace the certificate that is being served.
+//
+// It is pure: observations and the current time come in as arguments, decisions
+// come out as values with a reason that a person can read. Acting on them is
+// the issuer package's work.
+package k8scsr
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The defaults of a Spec.
+const (
+	DefaultSigner     = KubeletServing
+	DefaultLifetime   = 8760 * time.Hour
+	DefaultRenewAt    = 0.66
+	DefaultAlertAt    = 0.75
+	DefaultCriticalAt = 0.9
+	DefaultPatience   = 15 * time.Minute
+)
+
+// KubeletServing is the built-in signer of serving certificates. It signs only
+// for subjects of nodes (Kubernetes, "Certificates and Certificate Signing
+// Requests", section "Kubernetes signers").
+const KubeletServing = "kubernetes.io/kubelet-serving"
+
+// The limits that the API sets on spec.expirationSeconds.
+const (
+	minLifetime = 600 * time.Second
+	maxLifetime = (1<<31 - 1) * time.Second
+)
+
+// Spec is one certificate as it is wanted. WithDefaults fills what is empty and
+// brings the rest into canonical form; everything else in this package expects
+// a Spec that went through it.
+type Spec struct {
+	Name string // the certificate's name in configuration, logs and metrics
+
+	CommonName    string
+	Organizations []string
+	DNSNames      []string
+	IPAddresses   []netip.Addr
+	URIs          []string
+
+	Usages []string // as the API names them; default digital signature, key encipherment, server auth
+	Key    Key      // default ECDSA 256
+	Signer string   // default kubernetes.io/kubelet-serving
+
+	Lifetime   time.Duration // asked for, whole seconds; default 8760h
+	RenewAt    float64       // share of the lifetime granted; default 0.66
+	AlertAt    float64       // default 0.75
+	CriticalAt float64       // default 0.9
+	Patience   time.Duration // how long a request may wait for its approval or its certificate before that is a finding; default 15m
+
+	Approve bool // approve our own requests under the exact-match policy
+	Paused  bool // observe and report, change nothing
+}
+
+// WithDefaults returns a copy in which every empty field has its documented
+// default, names are sorted, lower-cased and free of duplicates, and IPv4
+// addresses mapped into IPv6 are plain. For kubernetes.io/kubelet-serving an
+// empty subject becomes the only kind it signs: CN system:node:NAME,
+// O system:nodes.
+func (s Spec) WithDefaults() Spec {
+	if s.Signer == "" {
+		s.Signer = DefaultSigner
+	}
+	if s.Signer == KubeletServing && s.CommonName == "" && len(s.Organizations) == 0 {
+		s.CommonName = nodePrefix + s.Name
+		s.Organizations = []string{nodesGroup}
+	}
+	if len(s.Usages) == 0 {
+		s.Usages = []string{"digital signature", "key encipherment", "server auth"}
+	}
+	s.Key = s.Key.withDefaults()
+	if s.Lifetime == 0 {
+		s.Lifetime = DefaultLifetime
+	}
+	if s.RenewAt == 0 {
+		s.RenewAt = DefaultRenewAt
+	}
+	if s.AlertAt == 0 {
+		s.AlertAt = DefaultAlertAt
+	}
+	if s.CriticalAt == 0 {
+		s.CriticalAt = DefaultCriticalAt
+	}
+	if s.Patience == 0 {
+		s.Patience = DefaultPatience
+	}
+
+	s.Organizations = sorted(s.Organizations)
+	s.URIs = sorted(s.URIs)
+	s.Usages = sorted(s.Usages)
+	lower := make([]string, len(s.DNSNames))
+	for i, name := range s.DNSNames {
+		lower[i] = strings.ToLower(name)
+	}
+	s.DNSNames = sorted(lower)
+	ips := make([]netip.Addr, len(s.IPAddresses))
+	for i, ip := range s.IPAddresses {
+		ips[i] = ip.Unmap()
+	}
+	slices.SortFunc(ips, netip.Addr.Compare)
+	s.IPAddresses = slices.Compact(ips)
+	return s
+}
+
+func sorted(in []string) []string {
+	out := slices.Clone(in)
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+const (
+	nodePrefix = "system:node:"
+	nodesGroup = "system:nodes"
+)
+
+// Validate tells everything that makes the Spec impossible, joined, each with
+// its remedy.
+func (s Spec) Validate() error {
+	var problems []error
+	add := func(format string, args ...any) {
+		problems = append(problems, fmt.Errorf("certificate %q: "+format, append([]any{s.Name}, args...)...))
+	}
+	if s.Name == "" {
+		add("it has no name")
+	}
+	if len(s.DNSNames)+len(s.IPAddresses)+len(s.URIs) == 0 {
+		add("it names nothing: give dnsNames, ipAddresses or uris")
+	}
+	for _, name := range s.DNSNames {
+		if err := checkDNSName(name); err != nil {
+			add("dnsNames: %q %w", name, err)
+		}
+	}
+	for _, ip := range s.IPAddresses {
+		if !ip.IsValid() || ip.Zone() != "" {
+			add("ipAddresses: %q is not an address a certificate can carry: zones are local to one host", ip)
+		}
+	}
+	for _, raw := range s.URIs {
+		if u, err := url.Parse(raw); err != nil || u.Scheme == "" || !ascii(raw) {
+			add("uris: %q is not an absolute URI in ASCII", raw)
+		}
+	}
+	if err := s.Key.validate(); err != nil {
+		add("key: %w", err)
+	}
+	for _, usage := range s.Usages {
+		if _, known := usages[usage]; !known {
+			add("usages: %q is not one that a serving certificate may carry: use %s", usage, usageNames())
+		}
+	}
+	if s.Lifetime < minLifetime || s.Lifetime > maxLifetime || s.Lifetime%time.Second != 0 {
+		add("lifetime: %v is not between %v and %v in whole seconds, which is what the API accepts", s.Lifetime, minLifetime, maxLifetime)
+	}
+	if !(0 < s.RenewAt && s.RenewAt < s.AlertAt && s.AlertAt < s.CriticalAt && s.CriticalAt < 1) {
+		add("renewAt %v, alertAt %v and criticalAt %v must rise, between 0 and 1", s.RenewAt, s.AlertAt, s.CriticalAt)
+	}
+	problems = append(problems, s.checkSigner()...)
+	return errors.Join(problems...)
+}
+
+// checkSigner holds the Spec against the rules of the built-in signers
+// (kubernetes pkg/apis/certificates/helpers.go, ValidateKubeletServingCSR).
+func (s Spec) checkSigner() []error {
+	var problems []error
+	add := func(format string, args ...any) {
+		problems = append(problems, fmt.Errorf("certificate %q: signer %s "+format, append([]any{s.Name, s.Signer}, args...)...))
+	}
+	domain, path, ok := strings.Cut(s.Signer, "/")
+	if !ok || domain == "" || path == "" || !strings.Contains(domain, ".") {
+		add("is not of the form domain.example/name")
+		return problems
+	}
+	if domain == "kubernetes.io" && s.Signer != KubeletServing {
+		add("does not exist or does not sign serving certificates: of the built-in signers only %s does", KubeletServing)
+		return problems
+	}
+	if s.Signer != KubeletServing {
+		return nil
+	}
+	if !strings.HasPrefix(s.CommonName, nodePrefix) || !slices.Equal(s.Organizations, []string{nodesGroup}) {
+		add("signs only common names that begin with %q in the organization %q, not %q in %q: leave the subject empty, or use another signer",
+			nodePrefix, nodesGroup, s.CommonName, s.Organizations)
+	}
+	if len(s.URIs) > 0 {
+		add("signs no URIs: use another signer, or leave uris out")
+	}
+	if len(s.DNSNames)+len(s.IPAddresses) == 0 {
+		add("wants at least one DNS name or IP address")
+	}
+	if !slices.Equal(s.Usages, []string{"digital signature", "key encipherment", "server auth"}) &&
+		!slices.Equal(s.Usages, []string{"digital signature", "server auth"}) {
+		add("grants digital signature and server auth, with or without key encipherment, and nothing else, not %q: use another signer for these usages", s.Usages)
+	}
+	return problems
+}
+
+// checkDNSName accepts what RFC 6125 section 6.4.3 lets a client match: labels
+// of letters, digits, hyphens and underscores, the first may be "*".
+func checkDNSName(name string) error {
+	if len(name) > 253 {
+		return errors.New("is longer than 253 octets")
+	}
+	for i, label := range strings.Split(name, ".") {
+		if i == 0 && label == "*" && strings.Contains(name, ".") {
+			continue
+		}
+		if label == "" || len(label) > 63 {
+			return errors.New("has a label that is empty or longer than 63 octets")
+		}
+		for _, c := range []byte(label) {
+			if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
+				return fmt.Errorf("is not a host name: %q does not belong there", string(rune(c)))
+			}
+		}
+	}
+	return nil
+}
+
+func ascii(s string) bool {
+	for _, c := range []byte(s) {
+		if c < 0x20 || c > 0x7e {
+			return false
+		}
+	}
+	return true
+}
+
+// ExpirationSeconds is the lifetime as spec.expirationSeconds carries it.
+func (s Spec) ExpirationSeconds() int32 { return int32(s.Lifetime / time.Second) }
+
+// Fingerprint identifies everything that a request made for the Spec carries:
+// subject, names, usages, key type, signer and lifetime. Two Specs with the
+// same fingerprint would make the same request, but for the key itself.
+func (s Spec) Fingerprint() string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%q %q %q %q %q %q %q %d %q %d", s.CommonName, s.Organizations, s.DNSNames, s.IPAddresses,
+		s.URIs, s.Usages, s.Key.Algorithm, s.Key.Size, s.Signer, s.ExpirationSeconds())
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// subject is how findings name the certificate.
+func (s Spec) subject() string { return "certificate " + s.Name }
