@@ -1,0 +1,59 @@
+package pki
+
+import (
+	"errors"
+	"fmt"
+)
+
+// What stands between a caller and Vault, as far as callers tell it apart.
+var (
+	// ErrSealed: Vault answers and is sealed. Nothing works until it is unsealed.
+	ErrSealed = errors.New("vault is sealed")
+	// ErrNoActiveNode: a standby answers and knows of no active node.
+	ErrNoActiveNode = errors.New("vault has no active node")
+	// ErrUnreachable: nothing that speaks for Vault answered.
+	ErrUnreachable = errors.New("vault is unreachable")
+	// ErrNoCRL: Vault answered and has no list for the issuer (status 204 or an
+	// empty body).
+	ErrNoCRL = errors.New("vault has no CRL for this issuer")
+)
+
+// PermissionError says what Vault's policy lacks.
+type PermissionError struct {
+	Path         string // as a policy names it, for example "pki/tidy"
+	Capability   string // read, list, update
+	InvalidToken bool   // the token itself is not valid, so that no policy would help
+}
+
+// Error names capability and path.
+func (e *PermissionError) Error() string {
+	if e.InvalidToken {
+		return fmt.Sprintf("permission denied on path %q: the token is not valid (expired or revoked); log in again", e.Path)
+	}
+	return fmt.Sprintf("permission denied: needs capability %q on path %q", e.Capability, e.Path)
+}
+
+// RedirectError says that a standby sent the request elsewhere. Redirects are
+// not followed: the address to configure is Location.
+type RedirectError struct {
+	Address  string // the address that was asked
+	Location string // the address that it named
+}
+
+// Error names both addresses and the remedy.
+func (e *RedirectError) Error() string {
+	return fmt.Sprintf("%s redirects to %s: set vault.address to the active node's Service (redirects are not followed)", e.Address, e.Location)
+}
+
+// TooLargeError says that Vault built a CRL that its storage or its own
+// max_crl_entries refuses. The revocations are kept; the old list is still
+// served.
+type TooLargeError struct {
+	Limit   int64  // the limit in the units of Message, 0 when it does not say
+	Message string // Vault's own words
+}
+
+// Error quotes Vault.
+func (e *TooLargeError) Error() string {
+	return "CRL over the limit of Vault's storage: " + e.Message
+}

@@ -1,0 +1,101 @@
+package pki
+
+import (
+	"time"
+)
+
+// EntryBytes is what one entry takes in a CRL that Vault built: serial and
+// time, no extensions (builtin/logical/pki/crl_util.go).
+const EntryBytes = 39
+
+// Estimate bounds what a run would delete from the CRLs of a mount, at no cost:
+// from revocation dates alone. With r the date of a revocation, Vault's refusal
+// to revoke what has expired gives r <= NotAfter <= r + longest TTL, and tidy
+// deletes what satisfies now - NotAfter > safety buffer.
+type Estimate struct {
+	Low   int64 // surely reclaimable; 0 when LowKnown is false
+	High  int64 // all that may be reclaimable; what is above it surely is not
+	Total Size  // of all lists of the mount
+
+	LowKnown bool // false where the longest TTL is unknown
+
+	// EarliestAt is when, at the earliest, an entry that is not reclaimable now
+	// becomes so; zero without entries.
+	EarliestAt time.Time
+
+	lists []listEstimate
+}
+
+// listEstimate is the part of one list.
+type listEstimate struct {
+	crl       CRL
+	low, high int64
+}
+
+// Size is what lists take.
+type Size struct {
+	Entries int64 `json:"entries"`
+	Bytes   int64 `json:"bytes"` // DER
+}
+
+// SizeOf adds up lists, each counted once.
+func SizeOf(crls []CRL) Size {
+	var s Size
+	for _, c := range distinct(crls) {
+		s.Entries += c.Summary.Entries
+		s.Bytes += c.Summary.Bytes
+	}
+	return s
+}
+
+// NewEstimate bounds what a tidy with the given safety buffer would delete at
+// now from crls.
+func NewEstimate(crls []CRL, longest LongestTTL, buffer time.Duration, now time.Time) Estimate {
+	e := Estimate{Total: SizeOf(crls), LowKnown: longest.Known()}
+	for _, c := range distinct(crls) {
+		l := listEstimate{crl: c}
+		_, l.high = c.Summary.Revocations.Before(now.Add(-buffer))
+		if longest.Known() {
+			l.low, _ = c.Summary.Revocations.Before(now.Add(-buffer - longest.Duration))
+		}
+		e.Low += l.low
+		e.High += l.high
+		e.lists = append(e.lists, l)
+		if c.Summary.Entries > 0 {
+			at := c.Summary.OldestRevocation.Add(buffer)
+			if e.EarliestAt.IsZero() || at.Before(e.EarliestAt) {
+				e.EarliestAt = at
+			}
+		}
+	}
+	return e
+}
+
+// Prediction is what a run will achieve at least.
+type Prediction struct {
+	Reclaimable int64 `json:"reclaimable"` // entries: the sure lower bound
+	BytesAfter  int64 `json:"bytesAfter"`  // DER of all lists: at most this, without new revocations
+}
+
+// Prediction takes EntryBytes for each surely reclaimable entry off the
+// measured size.
+func (e Estimate) Prediction() Prediction {
+	return Prediction{Reclaimable: e.Low, BytesAfter: max(0, e.Total.Bytes-EntryBytes*e.Low)}
+}
+
+// distinct leaves out delta lists, and all but the first of lists that have
+// issuer name and authority key in common: Vault keeps one list for each pair.
+func distinct(crls []CRL) []CRL {
+	type key struct{ name, keyID string }
+	seen := make(map[key]bool, len(crls))
+	var kept []CRL
+	for _, c := range crls {
+		k := key{string(c.Summary.RawIssuer), string(c.Summary.AuthorityKeyID)}
+		if c.Summary.Delta() || seen[k] {
+			continue
+		}
+		seen[k] = true
+		kept = append(kept, c)
+	}
+	return kept
+}

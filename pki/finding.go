@@ -1,0 +1,234 @@
+package pki
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Severity orders findings. Unknown is its own state: it is never read as OK.
+type Severity string
+
+// The severities of a finding.
+const (
+	Info     Severity = "info"
+	Warning  Severity = "warning"
+	Critical Severity = "critical"
+	Unknown  Severity = "unknown"
+)
+
+// Finding is one rule's verdict on one subject.
+type Finding struct {
+	Rule     string // stable ID, also the anchor of its runbook entry
+	Severity Severity
+	Subject  string
+	Summary  string
+	Evidence string
+	Remedy   string
+	Citation string
+}
+
+// rule looks at one thing. It returns false where it has nothing to say.
+type rule struct {
+	id    string
+	check func(Observation, Policy, Decision, time.Time) (Finding, bool)
+}
+
+var rules = []rule{
+	{"tidy-would-run", wouldRun},
+	{"tidy-cannot-help", cannotHelpFinding},
+	{"tidy-no-effect", noEffect},
+	{"tidy-failed", failed},
+	{"tidy-stale-crl", staleCRL},
+	{"crl-rotate-needed", rotateNeeded},
+	{"tidy-estimate-unknown", estimateUnknown},
+}
+
+// Findings are the verdicts of all rules on one mount, given the decision d
+// that Plan made from o, p and now.
+func Findings(o Observation, p Policy, d Decision, now time.Time) []Finding {
+	var found []Finding
+	for _, r := range rules {
+		if f, ok := r.check(o, p, d, now); ok {
+			f.Rule, f.Subject = r.id, "mount "+o.Mount.Name()
+			found = append(found, f)
+		}
+	}
+	return append(found, permissions(o)...)
+}
+
+// wouldRun: a run is due and tidy.enabled is false.
+func wouldRun(o Observation, p Policy, d Decision, _ time.Time) (Finding, bool) {
+	if p.Enabled || d.Verdict != RunNow {
+		return Finding{}, false
+	}
+	severity := Info
+	if over, _ := d.Estimate.overShare(p.Trigger.LimitShare); over != nil {
+		severity = Warning
+	}
+	return Finding{
+		Severity: severity,
+		Summary:  "Tidy is due and is not switched on.",
+		Evidence: fmt.Sprintf("%s; a run would take at least %d entries off, leaving %d bytes of %d", d.Reason, d.Predicted.Reclaimable, d.Predicted.BytesAfter, d.Estimate.Total.Bytes),
+		Remedy:   "set tidy.enabled: true, or run pkiwarden tidy --mount " + o.Mount.Name(),
+		Citation: "Vault API, PKI: tidy",
+	}, true
+}
+
+// cannotHelpFinding: the CRL presses against its limit, or the policy is
+// unsound, and no run will change that.
+func cannotHelpFinding(o Observation, _ Policy, d Decision, _ time.Time) (Finding, bool) {
+	if d.Verdict != CannotHelp {
+		return Finding{}, false
+	}
+	return Finding{
+		Severity: Warning,
+		Summary:  "Tidy cannot help now.",
+		Evidence: d.Reason,
+		Remedy:   "issue shorter-lived certificates, raise the storage's limit, or move to a new issuer key, which starts an empty CRL",
+		Citation: "Vault builtin/logical/pki/path_tidy.go: only what has been expired for longer than safety_buffer is deleted",
+	}, true
+}
+
+// noEffect: the last run ended well and achieved nothing.
+func noEffect(o Observation, _ Policy, _ Decision, _ time.Time) (Finding, bool) {
+	last := o.Record.Last()
+	if last == nil || last.Outcome != OutcomeNoEffect {
+		return Finding{}, false
+	}
+	return Finding{
+		Severity: Warning,
+		Summary:  "The last tidy achieved nothing: " + last.Explanation + ".",
+		Evidence: fmt.Sprintf("run of %s, predicted at least %d entries, %s", instant(last.DecidedAt), last.Predicted.Reclaimable, beforeAfter(*last)),
+		Remedy:   "shorten certificate lifetimes or tidy.safetyBuffer, or wait until the certificates have expired for longer than the buffer",
+		Citation: "Vault builtin/logical/pki/path_tidy.go, doTidyRevocationStore",
+	}, true
+}
+
+// failed: the last run ended in an error, ours as we remember it, anybody's as
+// Vault does.
+func failed(o Observation, _ Policy, _ Decision, _ time.Time) (Finding, bool) {
+	f := Finding{
+		Severity: Warning,
+		Remedy:   "remove what the error names; a certificate that Vault cannot parse stops every run at the same place",
+		Citation: "Vault builtin/logical/pki/path_tidy.go: the first certificate that does not parse ends the run",
+	}
+	if s := o.Status; s != nil && s.State == TidyError {
+		f.Summary = "Vault's last tidy ended in an error: " + s.Error + "."
+		f.Evidence = fmt.Sprintf("tidy-status of the run of %s: %d revocations deleted, last message %q", instant(s.StartedAt), s.RevokedDeleted, s.Message)
+		return f, true
+	}
+	last := o.Record.Last()
+	if last == nil || last.Outcome != OutcomeFailed && last.Outcome != OutcomeRefused {
+		return Finding{}, false
+	}
+	f.Summary = fmt.Sprintf("The last tidy %s: %s.", last.Outcome, last.Explanation)
+	f.Evidence = fmt.Sprintf("run of %s, %s", instant(last.DecidedAt), beforeAfter(*last))
+	if last.Outcome == OutcomeRefused {
+		f.Remedy = "grant what the error names, or see why Vault refused"
+		f.Citation = "Vault API, PKI: tidy"
+	}
+	return f, true
+}
+
+// staleCRL: tidy deleted revocations, and the rebuild that it owed failed.
+func staleCRL(o Observation, _ Policy, _ Decision, _ time.Time) (Finding, bool) {
+	stale, ok := olderThanTidy(o)
+	if !ok || o.CRLConfig == nil || o.CRLConfig.AutoRebuild || o.CRLConfig.Disabled {
+		return Finding{}, false
+	}
+	return Finding{
+		Severity: Critical,
+		Summary:  "Tidy deleted revocations and did not rebuild the CRL; the next tidy will not either.",
+		Evidence: stale,
+		Remedy:   "read " + o.Mount.Path + "/crl/rotate and see its error; where the CRL is over the storage's limit, raise the limit first",
+		Citation: "Vault builtin/logical/pki/path_tidy.go: the rebuild is skipped where a run deletes nothing",
+	}, true
+}
+
+// rotateNeeded: tidy deleted revocations in a mount that rebuilds its lists by
+// time.
+func rotateNeeded(o Observation, p Policy, _ Decision, _ time.Time) (Finding, bool) {
+	stale, ok := olderThanTidy(o)
+	if !ok || o.CRLConfig == nil || !o.CRLConfig.AutoRebuild || o.CRLConfig.Disabled {
+		return Finding{}, false
+	}
+	remedy := "read " + o.Mount.Path + "/crl/rotate"
+	if !p.Rotate {
+		remedy += ", or set tidy.rotate: auto"
+	}
+	return Finding{
+		Severity: Info,
+		Summary:  "Tidy deleted revocations that the CRL still lists, until Vault rebuilds it by itself.",
+		Evidence: stale,
+		Remedy:   remedy,
+		Citation: "Vault builtin/logical/pki/path_tidy.go: with auto_rebuild, tidy leaves the CRL alone",
+	}, true
+}
+
+// olderThanTidy names the oldest list that was published before the latest run
+// that deleted revocations began.
+func olderThanTidy(o Observation) (string, bool) {
+	s := o.Status
+	if s == nil || s.State.Active() || s.RevokedDeleted == 0 || s.StartedAt.IsZero() || o.Record.Run != nil {
+		return "", false
+	}
+	lists := distinct(o.CRLs)
+	if len(lists) == 0 {
+		return "", false
+	}
+	oldest := slices.MinFunc(lists, func(a, b CRL) int { return a.Summary.ThisUpdate.Compare(b.Summary.ThisUpdate) })
+	if !oldest.Summary.ThisUpdate.Before(s.StartedAt.Truncate(time.Second)) {
+		return "", false
+	}
+	return fmt.Sprintf("the run of %s deleted %d revocations; the CRL of issuer %s is of %s, with %d entries",
+		instant(s.StartedAt), s.RevokedDeleted, oldest.Issuer.Label(), instant(oldest.Summary.ThisUpdate), oldest.Summary.Entries), true
+}
+
+// estimateUnknown: without the longest TTL nothing is surely reclaimable.
+func estimateUnknown(o Observation, _ Policy, d Decision, _ time.Time) (Finding, bool) {
+	if o.LongestTTL.Known() || d.Estimate.High == 0 {
+		return Finding{}, false
+	}
+	return Finding{
+		Severity: Info,
+		Summary:  "How much tidy would reclaim is not known from below, so thresholds on it never make a run due.",
+		Evidence: fmt.Sprintf("longest TTL unknown: %s; %s", o.LongestTTL.Source, d.Estimate.words()),
+		Remedy:   "grant list on " + o.Mount.Path + "/roles and read on " + o.Mount.Path + "/roles/+, and give roles max_ttl rather than not_after",
+		Citation: "Vault builtin/logical/pki/issuing/sign_cert.go: what has expired is never revoked, so NotAfter <= revocation + longest TTL",
+	}, true
+}
+
+// permissions makes one finding of each capability that was missed.
+func permissions(o Observation) []Finding {
+	denied := slices.Clone(o.Denied)
+	slices.SortFunc(denied, func(a, b PermissionError) int {
+		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Capability, b.Capability))
+	})
+	var found []Finding
+	for _, e := range slices.Compact(denied) {
+		remedy := fmt.Sprintf("add to the Vault policy: path %q { capabilities = [%q] }", e.Path, e.Capability)
+		if e.InvalidToken {
+			remedy = "see why the login to Vault does not hold"
+		}
+		found = append(found, Finding{
+			Rule:     "tidy-permission",
+			Severity: Warning,
+			Subject:  "mount " + o.Mount.Name(),
+			Summary:  "Vault refused what the tidy of this mount needs.",
+			Evidence: e.Error(),
+			Remedy:   remedy,
+			Citation: "Vault documentation: policies, capabilities",
+		})
+	}
+	return found
+}
+
+func beforeAfter(r Run) string {
+	s := fmt.Sprintf("%d entries and %d bytes before", r.Before.Entries, r.Before.Bytes)
+	if r.After != nil {
+		s += fmt.Sprintf(", %d and %d after", r.After.Entries, r.After.Bytes)
+	}
+	return s
+}

@@ -1,0 +1,305 @@
+package pki
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// SettleTime is how long a newly elected active node is left alone.
+const SettleTime = 2 * time.Minute
+
+// Verdict is the kind of a Decision.
+type Verdict string
+
+// The verdicts of Plan.
+const (
+	RunNow     Verdict = "run"        // start a run now
+	Follow     Verdict = "follow"     // a run is on: see it through, do not start one
+	Wait       Verdict = "wait"       // not now
+	CannotHelp Verdict = "cannotHelp" // a run is wanted and would achieve nothing, or must not be
+)
+
+// Decision is what to do about one mount now, and why, in words.
+type Decision struct {
+	Verdict   Verdict
+	Reason    string
+	Until     time.Time // Wait, CannotHelp: when that can change by the passing of time alone; zero: unknown
+	Estimate  Estimate
+	Predicted Prediction
+}
+
+// Plan decides about one mount. It is a function of its arguments; acting on
+// the decision is the caller's. A doubt is never a Run: what Plan would have
+// to know and does not is a Wait with that as its reason.
+//
+// No policy makes Plan start a run beside another one, less than
+// Policy.MinInterval after one, or with a safety buffer that
+// Policy.Validate refuses.
+func Plan(o Observation, p Policy, now time.Time) Decision {
+	e := NewEstimate(o.CRLs, o.LongestTTL, p.SafetyBuffer, now)
+	d := decide(o, p, e, now)
+	d.Estimate, d.Predicted = e, e.Prediction()
+	return d
+}
+
+// decide asks in the order of what must hold first: a sound policy, a settled
+// Vault, no run anywhere, a measurement, a pause since the last run, a reason.
+func decide(o Observation, p Policy, e Estimate, now time.Time) Decision {
+	if err := p.Validate(); err != nil {
+		return cannotHelp(time.Time{}, "refused: %v", err)
+	}
+	if d, held := holdForHealth(o.Health, now); held {
+		return d
+	}
+	if d, held := holdForRuns(o); held {
+		return d
+	}
+	if o.CRLs == nil {
+		return wait(time.Time{}, "no CRL of the mount could be measured, so what a run would achieve is unknown")
+	}
+	due, reason := trigger(o, p, e, now)
+	if due {
+		if at, why := earliest(o, p); now.Before(at) {
+			return wait(at, "%s; held back until %s: %s", reason, instant(at), why)
+		}
+		return Decision{Verdict: RunNow, Reason: reason}
+	}
+	if over, share := e.overShare(p.Trigger.LimitShare); over != nil && e.High == 0 {
+		return cannotHelp(e.EarliestAt, "the CRL of issuer %s is at %s of the storage's limit, and %s",
+			over.Issuer.Label(), percent(share), nothingYet(e, p))
+	}
+	return wait(nextLook(o, p), "%s", reason)
+}
+
+// holdForHealth holds back while Vault is not there, sealed, not active, or
+// newly elected.
+func holdForHealth(h Health, now time.Time) (Decision, bool) {
+	switch {
+	case h.Unreachable != "":
+		return wait(time.Time{}, "Vault does not answer: %s", h.Unreachable), true
+	case !h.Initialized:
+		return wait(time.Time{}, "Vault is not initialized"), true
+	case h.Sealed:
+		return wait(time.Time{}, "Vault is sealed"), true
+	case h.Standby && h.ActiveAddress != "":
+		return wait(time.Time{}, "only a standby answers at the configured address; the active node is %s: set vault.address to the active node's Service", h.ActiveAddress), true
+	case h.Standby:
+		return wait(time.Time{}, "only a standby answers, and it knows of no active node"), true
+	}
+	if h.ActiveSince.IsZero() {
+		return Decision{}, false
+	}
+	since := h.ActiveSince
+	if since.After(now) { // Vault's clock is ahead of ours
+		since = now
+	}
+	if until := since.Add(SettleTime); now.Before(until) {
+		return wait(until, "Vault's active node was elected at %s; it is left to settle for %s", instant(h.ActiveSince), SettleTime), true
+	}
+	return Decision{}, false
+}
+
+// holdForRuns holds back while a run is on or may be on.
+func holdForRuns(o Observation) (Decision, bool) {
+	if run := o.Record.Run; run != nil {
+		return Decision{Verdict: Follow, Reason: fmt.Sprintf("a run decided at %s is at step %s, held by %s: %s",
+			instant(run.DecidedAt), run.Step, run.Holder, run.Reason)}, true
+	}
+	switch {
+	case o.Status == nil:
+		return wait(time.Time{}, "tidy-status could not be read, so a run may be on"), true
+	case o.Status.State.Active():
+		return Decision{Verdict: Follow, Reason: fmt.Sprintf("a tidy that was not started here is on since %s", instant(o.Status.StartedAt))}, true
+	case o.OtherRun != "":
+		return wait(time.Time{}, "one mount at a time: a tidy is on in mount %s", o.OtherRun), true
+	}
+	return Decision{}, false
+}
+
+// trigger tells whether a run is due, and why or why not.
+func trigger(o Observation, p Policy, e Estimate, now time.Time) (bool, string) {
+	t := p.Trigger
+	if p.Force {
+		return true, fmt.Sprintf("forced; %s", e.words())
+	}
+	if t.ReclaimableEntries > 0 && e.Low >= t.ReclaimableEntries {
+		return true, fmt.Sprintf("at least %d entries are reclaimable, the threshold is %d", e.Low, t.ReclaimableEntries)
+	}
+	if share := e.share(); t.ReclaimableShare > 0 && e.Low > 0 && share >= t.ReclaimableShare {
+		return true, fmt.Sprintf("at least %d of %d entries (%s) are reclaimable, the threshold is %s",
+			e.Low, e.Total.Entries, percent(share), percent(t.ReclaimableShare))
+	}
+	if over, share := e.overShareReclaimable(t.LimitShare); over != nil {
+		return true, fmt.Sprintf("the CRL of issuer %s is at %s of the storage's limit, the threshold is %s; %s",
+			over.Issuer.Label(), percent(share), percent(t.LimitShare), e.words())
+	}
+	if t.AtLeastEvery > 0 {
+		last := lastFull(o, p)
+		switch {
+		case last.IsZero() && e.High > 0:
+			return true, fmt.Sprintf("no run is known, and one is wanted at least every %s; %s", t.AtLeastEvery, e.words())
+		case last.IsZero():
+			last = o.Record.WatchedSince
+		}
+		if !last.IsZero() && !now.Before(last.Add(t.AtLeastEvery)) {
+			return true, fmt.Sprintf("the last run was at %s or before, and one is wanted at least every %s; %s", instant(last), t.AtLeastEvery, e.words())
+		}
+	}
+	return false, fmt.Sprintf("nothing makes a run due: %s", e.words())
+}
+
+// earliest is when the next run may start at the earliest, and why. Runs that
+// achieved nothing double the interval each, up to Trigger.AtLeastEvery: the
+// bounds that asked for them have been proved wrong.
+func earliest(o Observation, p Policy) (time.Time, string) {
+	interval, vain := p.MinInterval, 0
+	for i := len(o.Record.History) - 1; i >= 0; i-- {
+		run := o.Record.History[i]
+		if run.Foreign || run.neverStarted() {
+			continue
+		}
+		if run.Outcome == OutcomeOK || run.Outcome == OutcomeInterrupted {
+			break
+		}
+		vain++
+	}
+	longest := max(p.Trigger.AtLeastEvery, p.MinInterval)
+	for range vain {
+		interval = min(2*interval, longest)
+	}
+	last := lastRun(o)
+	if last.IsZero() {
+		return last, ""
+	}
+	why := fmt.Sprintf("the last run ended at %s, and the minimum interval is %s", instant(last), p.MinInterval)
+	if vain > 0 {
+		why += fmt.Sprintf(", lengthened to %s by runs that achieved nothing (%d)", interval, vain)
+	}
+	return last.Add(interval), why
+}
+
+// lastRun is the end of the latest run that touched revocations, ours or
+// anybody's, as far as it is known.
+func lastRun(o Observation) time.Time {
+	var last time.Time
+	for _, run := range o.Record.History {
+		if !run.neverStarted() && run.EndedAt.After(last) {
+			last = run.EndedAt
+		}
+	}
+	if s := o.Status; s != nil && s.RevokedCerts && s.FinishedAt.After(last) {
+		last = s.FinishedAt
+	}
+	return last
+}
+
+// lastFull is the end of the latest run that finished and did all that the
+// policy asks for, as far as it is known.
+func lastFull(o Observation, p Policy) time.Time {
+	var last time.Time
+	for _, run := range o.Record.History {
+		if !run.Foreign && run.State == RunFinished && run.EndedAt.After(last) {
+			last = run.EndedAt
+		}
+	}
+	if s := o.Status; s != nil && s.State == TidyFinished && s.RevokedCerts && (s.CertStore || !p.CertStore) && s.FinishedAt.After(last) {
+		last = s.FinishedAt
+	}
+	return last
+}
+
+// nextLook is when a threshold can be met without new revocations.
+func nextLook(o Observation, p Policy) time.Time {
+	var next time.Time
+	if p.Trigger.AtLeastEvery > 0 {
+		last := lastFull(o, p)
+		if last.IsZero() {
+			last = o.Record.WatchedSince
+		}
+		if !last.IsZero() {
+			next = last.Add(p.Trigger.AtLeastEvery)
+		}
+	}
+	return next
+}
+
+// share is the sure lower bound's share of all entries.
+func (e Estimate) share() float64 {
+	if e.Total.Entries == 0 {
+		return 0
+	}
+	return float64(e.Low) / float64(e.Total.Entries)
+}
+
+// overShare is the fullest list that takes at least the given share of its
+// limit; nil without one, or where no limit is known.
+func (e Estimate) overShare(threshold float64) (*CRL, float64) {
+	return e.fullest(threshold, func(listEstimate) bool { return true })
+}
+
+// overShareReclaimable is overShare among the lists of which something may be
+// reclaimable.
+func (e Estimate) overShareReclaimable(threshold float64) (*CRL, float64) {
+	return e.fullest(threshold, func(l listEstimate) bool { return l.high > 0 })
+}
+
+func (e Estimate) fullest(threshold float64, eligible func(listEstimate) bool) (*CRL, float64) {
+	var fullest *CRL
+	var most float64
+	for i := range e.lists {
+		l := &e.lists[i]
+		if threshold <= 0 || !l.crl.Limit.Known || l.crl.Limit.MaxBytes <= 0 || !eligible(*l) {
+			continue
+		}
+		share := float64(l.crl.Summary.Bytes) / float64(l.crl.Limit.MaxBytes)
+		if share >= threshold && share > most {
+			fullest, most = &l.crl, share
+		}
+	}
+	return fullest, most
+}
+
+// words says what is reclaimable.
+func (e Estimate) words() string {
+	switch {
+	case e.Total.Entries == 0:
+		return "no CRL has an entry"
+	case e.High == 0:
+		return fmt.Sprintf("none of %d entries can be reclaimable yet", e.Total.Entries)
+	case !e.LowKnown:
+		return fmt.Sprintf("at most %d of %d entries are reclaimable (no lower bound: the longest TTL is unknown)", e.High, e.Total.Entries)
+	case e.Low == e.High:
+		return fmt.Sprintf("%d of %d entries are reclaimable", e.Low, e.Total.Entries)
+	}
+	return fmt.Sprintf("between %d and %d of %d entries are reclaimable", e.Low, e.High, e.Total.Entries)
+}
+
+// nothingYet says why nothing is reclaimable and when that changes at the
+// earliest.
+func nothingYet(e Estimate, p Policy) string {
+	if e.Total.Entries == 0 {
+		return "it has no entry to reclaim"
+	}
+	return fmt.Sprintf("nothing in it was revoked, hence expired, more than the safety buffer of %s ago; the first entry is reclaimable at %s at the earliest",
+		p.SafetyBuffer, instant(e.EarliestAt))
+}
+
+func wait(until time.Time, format string, args ...any) Decision {
+	return Decision{Verdict: Wait, Until: until, Reason: fmt.Sprintf(format, args...)}
+}
+
+func cannotHelp(until time.Time, format string, args ...any) Decision {
+	return Decision{Verdict: CannotHelp, Until: until, Reason: fmt.Sprintf(format, args...)}
+}
+
+func instant(t time.Time) string {
+	if t.IsZero() {
+		return "an unknown time"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+func percent(share float64) string {
+	return strings.TrimSuffix(fmt.Sprintf("%.1f", 100*share), ".0") + " %"
+}
