@@ -1,0 +1,7 @@
+package servers
+
+import "syscall"
+
+func bound() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}
