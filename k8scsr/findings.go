@@ -1,0 +1,178 @@
+package k8scsr
+
+import (
+	"fmt"
+	"time"
+)
+
+// The sources of the rules below.
+const (
+	citeValidity = "RFC 5280 section 4.1.2.5"
+	citeCSR      = "Kubernetes API certificates.k8s.io/v1, CertificateSigningRequest"
+	citeTrust    = "RFC 5280 section 6.1"
+)
+
+// Findings tells everything that is wrong with a certificate at now: its age,
+// the pair itself, the request under way, and how the last attempt failed where
+// a certificate is still needed. None means that all is well, not that nothing
+// was looked at.
+func Findings(s State, want Spec, now time.Time) []Finding {
+	out := append([]Finding(nil), s.Obstacles...)
+	for _, f := range []*Finding{s.pairFinding(want, now), s.lifetimeFinding(want), s.requestFinding(want, now), s.failureFinding(want, now), s.trustFinding(want)} {
+		if f != nil {
+			out = append(out, *f)
+		}
+	}
+	return out
+}
+
+// severity is warning while the live pair still serves comfortably.
+func (s State) severity(want Spec, now time.Time) Severity {
+	if s.Live.Usable(now) && now.Before(want.Schedule(s.Live.Leaf, s.Live.IssuedAt).CriticalAt) {
+		return Warning
+	}
+	return Critical
+}
+
+func (s State) pairFinding(want Spec, now time.Time) *Finding {
+	f := &Finding{Severity: Critical, Subject: want.subject(), Citation: citeValidity,
+		Remedy: "see the other findings of this certificate for what keeps its renewal from completing"}
+	if want.Paused {
+		f.Remedy = "set paused: false, since nothing renews it while it is paused"
+	}
+	live := s.Live
+	switch {
+	case live.Problem != "":
+		f.Rule, f.Summary, f.Evidence = RuleBroken, "the stored pair cannot be served", live.Problem
+		return f
+	case live.Leaf == nil:
+		f.Rule, f.Summary = RuleMissing, "there is no certificate: a server that starts now has nothing to serve"
+		f.Citation = ""
+		return f
+	}
+	schedule := want.Schedule(live.Leaf, live.IssuedAt)
+	f.Evidence = fmt.Sprintf("valid %s to %s, renewal was due %s", stamp(live.Leaf.NotBefore), stamp(live.Leaf.NotAfter), stamp(schedule.RenewAt))
+	switch {
+	case !now.Before(live.Leaf.NotAfter):
+		f.Rule, f.Summary = RuleExpired, "the certificate expired "+stamp(live.Leaf.NotAfter)
+	case !now.Before(schedule.CriticalAt):
+		f.Rule, f.Summary = RuleOverdue, fmt.Sprintf("more than %.0f %% of its lifetime has passed and it is not renewed", 100*want.CriticalAt)
+	case !now.Before(schedule.AlertAt):
+		f.Rule, f.Severity = RuleOverdue, Warning
+		f.Summary = fmt.Sprintf("more than %.0f %% of its lifetime has passed and it is not renewed", 100*want.AlertAt)
+	default:
+		return nil
+	}
+	return f
+}
+
+// lifetimeFinding compares what was granted with what was asked. Signers round
+// and backdate, so up to a hundredth, and a minute, is no difference.
+func (s State) lifetimeFinding(want Spec) *Finding {
+	leaf := s.Live.Leaf
+	if leaf == nil || !s.Live.Managed {
+		return nil
+	}
+	granted := leaf.NotAfter.Sub(leaf.NotBefore)
+	if granted >= want.Lifetime-max(want.Lifetime/100, time.Minute) {
+		return nil
+	}
+	return &Finding{
+		Rule: RuleLifetimeShorter, Severity: Warning, Subject: want.subject(),
+		Summary:  fmt.Sprintf("signer %s granted %v where %v was asked for", want.Signer, granted, want.Lifetime),
+		Evidence: fmt.Sprintf("valid %s to %s", stamp(leaf.NotBefore), stamp(leaf.NotAfter)),
+		Remedy:   "set lifetime to what the signer grants, or raise the signer's limit (--cluster-signing-duration of kube-controller-manager); a CA that ends sooner also shortens it",
+		Citation: citeCSR + ", spec.expirationSeconds",
+	}
+}
+
+// requestFinding tells of a request that waits longer than want.Patience.
+func (s State) requestFinding(want Spec, now time.Time) *Finding {
+	if want.Paused {
+		return nil
+	}
+	if s.Request != nil && s.Request.Open() && s.Pending.CSRUID == s.Request.UID && now.Sub(s.Request.CreatedAt) >= want.Patience {
+		return s.waitingFinding(*s.Request, want, now)
+	}
+	if s.Pending.Active() {
+		return nil
+	}
+	for _, other := range s.Others {
+		if other.Open() && now.Sub(other.CreatedAt) >= want.Patience {
+			return s.staleFinding(other, want, now)
+		}
+	}
+	return nil
+}
+
+func (s State) waitingFinding(r Request, want Spec, now time.Time) *Finding {
+	if s.Pending.Wanted != want.Fingerprint() {
+		return s.staleFinding(r, want, now)
+	}
+	f := &Finding{Severity: s.severity(want, now), Subject: want.subject(), Citation: citeCSR,
+		Evidence: fmt.Sprintf("request %s, signer %s, created %s", r.Name, r.Signer, stamp(r.CreatedAt))}
+	switch {
+	case r.Approved:
+		f.Rule = RuleNeverSigned
+		f.Summary = fmt.Sprintf("request %s is approved, but nobody signs for signer %s", r.Name, r.Signer)
+		f.Remedy = fmt.Sprintf("check that the signer name %s is right and that its controller runs and accepts these names and usages; the built-in signers belong to kube-controller-manager, which needs a signing CA", r.Signer)
+	case want.Approve:
+		f.Rule = RuleNeverApproved
+		f.Summary = fmt.Sprintf("request %s could not be approved", r.Name)
+		f.Remedy = fmt.Sprintf("grant update on certificatesigningrequests/approval and approve on signers %q, or approve it by hand after looking at it: kubectl certificate approve %s", r.Signer, r.Name)
+	default:
+		f.Rule = RuleNeverApproved
+		f.Summary = fmt.Sprintf("nobody approved request %s", r.Name)
+		f.Remedy = fmt.Sprintf("look at it and approve it: kubectl certificate approve %s; or set approve: true to have it approved on an exact match", r.Name)
+	}
+	return f
+}
+
+func (s State) staleFinding(r Request, want Spec, now time.Time) *Finding {
+	return &Finding{
+		Rule: RuleStale, Severity: s.severity(want, now), Subject: want.subject(), Citation: citeCSR,
+		Summary:  fmt.Sprintf("request %s is no longer wanted, but open, and holds up the next one", r.Name),
+		Evidence: fmt.Sprintf("signer %s, created %s", r.Signer, stamp(r.CreatedAt)),
+		Remedy:   fmt.Sprintf("deny it: kubectl certificate deny %s; the cluster removes it a day after it was created", r.Name),
+	}
+}
+
+// failureFinding tells how the last attempt ended, for as long as it matters.
+func (s State) failureFinding(want Spec, now time.Time) *Finding {
+	last := s.Pending.LastFailure
+	if last == nil || last.Wanted != want.Fingerprint() {
+		return nil
+	}
+	if _, due := want.due(s.Live, s.Trust, now); !due {
+		return nil
+	}
+	remedy := map[string]string{
+		RuleDenied:    "find out who denied it and why (kubectl get csr, kubectl describe csr); an approver's policy must allow these names for this signer",
+		RuleFailed:    "read the signer's log; its message is in the evidence",
+		RuleRefused:   "compare the signer's settings and the trust bundle with what the certificate asks for; the certificate in use was kept",
+		RuleCollected: "a request lives an hour once answered, a day while it waits: keep pkiwarden running, or approve sooner",
+		RuleForeign:   "find out who creates requests under names that begin with pkiwarden-",
+	}[last.Rule]
+	return &Finding{
+		Rule: last.Rule, Severity: s.severity(want, now), Subject: want.subject(), Citation: citeCSR,
+		Summary:  last.Summary,
+		Evidence: fmt.Sprintf("%d in a row, the last at %s, next attempt not before %s", s.Pending.Failures, stamp(last.At), stamp(s.Pending.RetryAt)),
+		Remedy:   remedy,
+	}
+}
+
+func (s State) trustFinding(want Spec) *Finding {
+	if s.Trust.Configured() {
+		return nil
+	}
+	for _, o := range s.Obstacles {
+		if o.Rule == RuleTrustUnreadable {
+			return nil
+		}
+	}
+	return &Finding{
+		Rule: RuleTrustMissing, Severity: Info, Subject: want.subject(), Citation: citeTrust,
+		Summary: "no trust bundle is configured: new certificates are not checked against the CA that clients trust, and the Secret gets no CA",
+		Remedy:  "set trust to the bundle that clients use",
+	}
+}

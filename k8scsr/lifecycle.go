@@ -1,0 +1,284 @@
+package k8scsr
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// State is one certificate as it was observed, live, in one go.
+type State struct {
+	Live     Live
+	Pending  Pending
+	Request  *Request  // the CSR under the pending record's name, nil when there is none
+	Others   []Request // further CSRs of this certificate by our own account; needed only while no attempt is under way
+	Trust    Trust
+	Identity Identity // ours
+
+	// Obstacles are what was met while observing that makes every step
+	// impossible until somebody removes it: a Secret of another type, a trust
+	// bundle that cannot be read.
+	Obstacles []Finding
+}
+
+// Kind names a step.
+type Kind string
+
+// The steps of the lifecycle. Each is one write, or none.
+const (
+	Nothing         Kind = "nothing"          // until LookAgainAt
+	StoreNextKey    Kind = "store-next-key"   // make a key and a request name, store both with Record
+	RecordRequester Kind = "record-requester" // replace the record: another pod is about to make the request
+	CreateRequest   Kind = "create-request"   // make the CSR for the stored key under the recorded name
+	RecordRequest   Kind = "record-request"   // replace the record: the CSR exists, its UID is known
+	Approve         Kind = "approve"          // Request, at exactly its ResourceVersion
+	Deny            Kind = "deny"             // Request, which is ours and no longer wanted
+	AwaitApproval   Kind = "await-approval"
+	AwaitIssue      Kind = "await-issue"
+	Publish         Kind = "publish"       // Chain and the stored next key into the live Secret
+	PublishTrust    Kind = "publish-trust" // only the trust bundle into the live Secret
+	DropPending     Kind = "drop-pending"  // remove the next key, keep Record
+)
+
+// Result is how requests are counted.
+type Result string
+
+// The results, a closed list.
+const (
+	ResultCreated  Result = "created"
+	ResultApproved Result = "approved"
+	ResultIssued   Result = "issued"
+	ResultDenied   Result = "denied"
+	ResultFailed   Result = "failed"
+	ResultRefused  Result = "refused" // by us: the answer did not validate
+	ResultExpired  Result = "expired" // removed by the cluster before it was answered or fetched
+)
+
+// Results are all of them.
+var Results = []Result{ResultCreated, ResultApproved, ResultIssued, ResultDenied, ResultFailed, ResultRefused, ResultExpired}
+
+// Step is what to do next for one certificate.
+type Step struct {
+	Kind        Kind
+	Reason      string    // in words, the same for as long as nothing changes
+	LookAgainAt time.Time // when to observe again if nothing happens before
+
+	Record  Record   // StoreNextKey, RecordRequester, RecordRequest, DropPending: the record as it becomes
+	Request *Request // Approve, Deny
+	Chain   Chain    // Publish
+	Result  Result   // to be counted once the step is done, "" for none
+}
+
+// Waits tells whether the step writes nothing.
+func (s Step) Waits() bool {
+	return s.Kind == Nothing || s.Kind == AwaitApproval || s.Kind == AwaitIssue
+}
+
+// obstacleInterval is how often an obstacle is looked at again.
+const obstacleInterval = time.Minute
+
+// Next decides one step, never two: after each, the world is observed again.
+// Whoever stops between two steps, or is replaced by another instance, goes on
+// from what is stored.
+//
+// There is at most one open request per certificate, and a key is used for one
+// request only. A request that is no longer wanted is denied where we may
+// approve, and otherwise awaited: it could still be answered.
+func Next(s State, want Spec, now time.Time) Step {
+	switch {
+	case len(s.Obstacles) > 0:
+		return wait(Nothing, now.Add(obstacleInterval), "%s", s.Obstacles[0].Summary)
+	case want.Paused:
+		return wait(Nothing, now.Add(obstacleInterval), "paused by configuration")
+	case s.Pending.Active():
+		return s.goOn(want, now)
+	}
+	reason, due := want.due(s.Live, s.Trust, now)
+	if !due {
+		return s.rest(want, now)
+	}
+	for _, other := range s.Others {
+		if step, open := s.withdraw(other, want, now); open {
+			return step
+		}
+	}
+	if until, why := s.Pending.holdUntil(want, s.Others, now); !until.IsZero() {
+		return wait(Nothing, until, "%s; next attempt at %s", why, stamp(until))
+	}
+	if !s.Identity.Known() {
+		return wait(Nothing, now.Add(obstacleInterval), "our own identity is not known")
+	}
+	return Step{Kind: StoreNextKey, Reason: reason, LookAgainAt: now,
+		Record: s.Pending.begin(want, s.Identity.PodUID, now)}
+}
+
+// Due tells whether a new attempt may be about to begin, for which Others and
+// Identity must be known.
+func Due(s State, want Spec, now time.Time) bool {
+	_, due := want.due(s.Live, s.Trust, now)
+	return due
+}
+
+// rest is the step while the live certificate is good.
+func (s State) rest(want Spec, now time.Time) Step {
+	if s.Live.Managed && s.Trust.Configured() && !sameCertificates(s.Live.CA, s.Trust.PEM) {
+		return Step{Kind: PublishTrust, Reason: "the trust bundle changed", LookAgainAt: now}
+	}
+	at := want.Schedule(s.Live.Leaf, s.Live.IssuedAt).RenewAt
+	return wait(Nothing, at, "good until %s, renewal is due %s", stamp(s.Live.Leaf.NotAfter), stamp(at))
+}
+
+// goOn is the step while an attempt is under way.
+func (s State) goOn(want Spec, now time.Time) Step {
+	p, r := s.Pending, s.Request
+	if p.Problem != "" || p.Key == nil {
+		return s.drop(p.abandon(now), now, "the stored next key is unusable: %s", orElse(p.Problem, "it is gone"))
+	}
+	if s.Live.Problem == "" && s.Live.Leaf != nil && sameKey(s.Live.Leaf.PublicKey, p.Key) {
+		return s.drop(p.succeed(now), now, "its certificate is published")
+	}
+	if r == nil {
+		return s.withoutRequest(want, now)
+	}
+	if p.CSRUID != "" && r.UID != p.CSRUID {
+		return s.failed(RuleForeign, ResultExpired, want, now, "request %s was replaced by another one of the same name", r.Name)
+	}
+	if !r.MadeFor(p.Key) {
+		return s.failed(RuleForeign, "", want, now, "request %s is not ours: it is for another key", r.Name)
+	}
+	if p.CSRUID == "" {
+		record := p.Record
+		record.CSRUID = r.UID
+		return Step{Kind: RecordRequest, Reason: "request " + r.Name + " exists", LookAgainAt: now, Record: record}
+	}
+	return s.withRequest(*r, want, now)
+}
+
+// withoutRequest is the step while a key is stored and there is no CSR for it.
+func (s State) withoutRequest(want Spec, now time.Time) Step {
+	p := s.Pending
+	_, due := want.due(s.Live, s.Trust, now)
+	switch {
+	case p.CSRUID != "":
+		return s.failed(RuleCollected, ResultExpired, want, now, "request %s was removed before it was answered or its certificate was fetched", p.CSRName)
+	case p.Wanted != want.Fingerprint():
+		return s.drop(p.abandon(now), now, "the key was stored for an earlier configuration")
+	case !due:
+		return s.drop(p.abandon(now), now, "a new certificate is no longer needed")
+	case now.Sub(p.StoredAt) > longestUnrecorded:
+		return s.drop(p.abandon(now), now, "the key is too old to tell whether a request was ever made for it")
+	case !s.Identity.Known():
+		return wait(Nothing, now.Add(obstacleInterval), "our own identity is not known")
+	case p.PodUID != s.Identity.PodUID:
+		record := p.Record
+		record.PodUID = s.Identity.PodUID
+		return Step{Kind: RecordRequester, Reason: "the key was stored by another pod", LookAgainAt: now, Record: record}
+	}
+	return Step{Kind: CreateRequest, Reason: "the next key is stored", LookAgainAt: now, Result: ResultCreated}
+}
+
+// withRequest is the step while our CSR exists and is recorded.
+func (s State) withRequest(r Request, want Spec, now time.Time) Step {
+	stale := s.Pending.Wanted != want.Fingerprint()
+	switch {
+	case len(r.Certificate) > 0:
+		return s.judge(r, stale, want, now)
+	case stale && !r.Open():
+		return s.drop(s.Pending.abandon(now), now, "request %s was made for an earlier configuration", r.Name)
+	case r.Denied:
+		return s.failed(RuleDenied, ResultDenied, want, now, "request %s was denied: %s", r.Name, orElse(r.Message, "no reason given"))
+	case r.Failed:
+		return s.failed(RuleFailed, ResultFailed, want, now, "signer %s failed to answer request %s: %s", r.Signer, r.Name, orElse(r.Message, "no reason given"))
+	}
+	if stale {
+		if step, open := s.withdraw(r, want, now); open {
+			return step
+		}
+		return s.drop(s.Pending.abandon(now), now, "request %s was made for an earlier configuration, and nobody signs it", r.Name)
+	}
+	if r.Approved {
+		return wait(AwaitIssue, soon(r.CreatedAt, now), "request %s is approved; signer %s has not answered yet", r.Name, r.Signer)
+	}
+	return s.decide(r, want, now)
+}
+
+// decide is the step while our CSR awaits a decision.
+func (s State) decide(r Request, want Spec, now time.Time) Step {
+	if !want.Approve {
+		return wait(AwaitApproval, soon(r.CreatedAt, now), "request %s awaits approval by somebody else: kubectl certificate approve %s", r.Name, r.Name)
+	}
+	if !s.Identity.Known() {
+		return wait(AwaitApproval, now.Add(obstacleInterval), "our own identity is not known")
+	}
+	verdict := Policy{Want: want, Requester: s.Identity, Key: s.Pending.Key, UID: s.Pending.CSRUID, PodUID: s.Pending.PodUID}.Decide(r)
+	if !verdict.Approve {
+		// It is for our key, yet not what we would ask for: it must not stay
+		// open for somebody else to approve.
+		return Step{Kind: Deny, Reason: "it is not exactly what is wanted: " + strings.Join(verdict.Reasons, "; "), LookAgainAt: now, Request: &r}
+	}
+	return Step{Kind: Approve, Reason: "request " + r.Name + " is exactly what is wanted", LookAgainAt: now, Request: &r, Result: ResultApproved}
+}
+
+// judge is the step when our CSR carries a certificate.
+func (s State) judge(r Request, stale bool, want Spec, now time.Time) Step {
+	current := s.Live.Leaf
+	if !s.Live.Usable(now) {
+		current = nil
+	}
+	chain, err := Validate(r.Certificate, s.Pending.Key, want, s.Trust, now, current)
+	if err == nil {
+		return Step{Kind: Publish, Reason: "request " + r.Name + " is answered", LookAgainAt: now, Chain: chain, Result: ResultIssued}
+	}
+	var refusal *Refusal
+	if errors.As(err, &refusal) && !refusal.ValidAt.IsZero() {
+		return wait(AwaitIssue, refusal.ValidAt, "the certificate of request %s is not used yet: %s", r.Name, refusal.Detail)
+	}
+	if stale {
+		return s.drop(s.Pending.abandon(now), now, "request %s was made for an earlier configuration", r.Name)
+	}
+	return s.failed(RuleRefused, ResultRefused, want, now, "the certificate of request %s was refused: %v", r.Name, err)
+}
+
+// withdraw is the step towards closing a request of ours that is no longer
+// wanted; open is false when there is nothing left to wait for.
+func (s State) withdraw(r Request, want Spec, now time.Time) (step Step, open bool) {
+	switch {
+	case !r.Open():
+		return Step{}, false
+	case r.Approved && now.Sub(r.CreatedAt) > want.Patience:
+		return Step{}, false // nobody signs it, and an approval cannot be taken back
+	case r.Approved:
+		return wait(Nothing, soon(r.CreatedAt, now), "request %s is no longer wanted, but is approved and may still be answered", r.Name), true
+	case want.Approve && r.Signer == want.Signer && s.Identity.Account(r.Requester):
+		return Step{Kind: Deny, Reason: "it is no longer wanted", LookAgainAt: now, Request: &r}, true
+	}
+	return wait(Nothing, soon(r.CreatedAt, now), "request %s is no longer wanted, but still open: kubectl certificate deny %s", r.Name, r.Name), true
+}
+
+func (s State) drop(record Record, now time.Time, format string, args ...any) Step {
+	return Step{Kind: DropPending, Reason: fmt.Sprintf(format, args...), LookAgainAt: now, Record: record}
+}
+
+func (s State) failed(rule string, result Result, want Spec, now time.Time, format string, args ...any) Step {
+	summary := fmt.Sprintf(format, args...)
+	failure := Failure{Rule: rule, Summary: summary, At: now, Wanted: want.Fingerprint()}
+	return Step{Kind: DropPending, Reason: summary, LookAgainAt: now, Record: s.Pending.fail(failure, now), Result: result}
+}
+
+func wait(kind Kind, until time.Time, format string, args ...any) Step {
+	return Step{Kind: kind, LookAgainAt: until, Reason: fmt.Sprintf(format, args...)}
+}
+
+// soon looks again after half the time that has passed already: often while an
+// answer is likely, rarely later.
+func soon(since, now time.Time) time.Time {
+	return now.Add(min(max(now.Sub(since)/2, 2*time.Second), 30*time.Second))
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}

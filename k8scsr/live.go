@@ -1,0 +1,129 @@
+package k8scsr
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+)
+
+// Live is the pair that is stored now, read live.
+type Live struct {
+	Exists  bool // the Secret exists
+	Managed bool // we wrote it; else it is adopted as it is
+
+	Leaf    *x509.Certificate // nil when there is none that parses
+	Chain   []*x509.Certificate
+	Problem string // why the pair cannot be served; "" when it can, or when there is none
+
+	Signer   string    // that we asked, "" when adopted
+	IssuedAt time.Time // when we published it, zero when adopted
+	CA       []byte    // the bundle stored beside it
+}
+
+// ReadLive parses a stored pair and tells whether the key belongs to the leaf.
+// It keeps neither the key nor anything that tells of it.
+func ReadLive(certificate, key []byte) Live {
+	live := Live{Exists: true}
+	if len(certificate) == 0 && len(key) == 0 {
+		return live
+	}
+	if len(certificate) > maxChain {
+		live.Problem = fmt.Sprintf("its certificate has %d octets, more than %d", len(certificate), maxChain)
+		return live
+	}
+	chain, err := parseCertificates(certificate)
+	if err != nil {
+		live.Problem = "its certificate does not parse: " + err.Error()
+		return live
+	}
+	live.Leaf, live.Chain = chain[0], chain
+	private, err := ParseKey(key)
+	switch {
+	case err != nil:
+		live.Problem = "its key is unusable: " + err.Error()
+	case !sameKey(private.Public(), live.Leaf.PublicKey):
+		live.Problem = "its key does not belong to its certificate"
+	}
+	return live
+}
+
+// Usable tells whether a server can work with the pair at now.
+func (l Live) Usable(now time.Time) bool {
+	return l.Leaf != nil && l.Problem == "" && now.Before(l.Leaf.NotAfter)
+}
+
+// Schedule is when things are due for one certificate.
+type Schedule struct {
+	RenewAt    time.Time
+	AlertAt    time.Time
+	CriticalAt time.Time
+}
+
+// spreadFrom is the lifetime from which certificates are spread: below it they
+// are renewed so often that they drift apart by themselves.
+const spreadFrom = 24 * time.Hour
+
+// Schedule computes the shares of the lifetime granted, counted from the time of
+// issue, which is when we published the certificate, and never before its
+// NotBefore. Counting from NotBefore instead would be wrong for short
+// certificates: signers backdate it (the built-in one by five minutes), and the
+// share could have passed before the certificate exists, which would renew it
+// in a loop. For a certificate that was adopted only NotBefore is known.
+//
+// Renewal is put off by a share that depends on the certificate's name alone, so
+// that replicas do not expire together: at most half the way to AlertAt, and
+// only for lifetimes of a day or more.
+func (s Spec) Schedule(leaf *x509.Certificate, issuedAt time.Time) Schedule {
+	start := leaf.NotBefore
+	if issuedAt.After(start) && issuedAt.Before(leaf.NotAfter) {
+		start = issuedAt
+	}
+	life := leaf.NotAfter.Sub(start)
+	at := func(share float64) time.Time {
+		return start.Add(time.Duration(share * float64(life)))
+	}
+	renewAt := s.RenewAt
+	if life >= spreadFrom {
+		renewAt += (s.AlertAt - s.RenewAt) / 2 * spread(s.Name)
+	}
+	return Schedule{RenewAt: at(renewAt), AlertAt: at(s.AlertAt), CriticalAt: at(s.CriticalAt)}
+}
+
+// spread maps a name to a number in [0, 1).
+func spread(name string) float64 {
+	sum := sha256.Sum256([]byte(name))
+	return float64(binary.BigEndian.Uint64(sum[:8])>>11) / math.Exp2(53)
+}
+
+// due tells whether a new certificate is needed now, and why, in words.
+func (s Spec) due(live Live, trust Trust, now time.Time) (string, bool) {
+	switch {
+	case live.Problem != "":
+		return "the stored pair is unusable: " + live.Problem, true
+	case live.Leaf == nil:
+		return "there is no certificate yet", true
+	case !now.Before(live.Leaf.NotAfter):
+		return "the certificate expired " + stamp(live.Leaf.NotAfter), true
+	}
+	if changed := s.Changed(live.Leaf, live.Signer); len(changed) > 0 {
+		return "the certificate is not the one wanted: " + strings.Join(changed, "; "), true
+	}
+	if trust.Configured() {
+		// A clock that jumped back is no reason to distrust the certificate.
+		at := now
+		if at.Before(live.Leaf.NotBefore) {
+			at = live.Leaf.NotBefore
+		}
+		if err := verifyChain(live.Chain, trust, at); err != nil {
+			return err.Error(), true
+		}
+	}
+	if at := s.Schedule(live.Leaf, live.IssuedAt).RenewAt; !now.Before(at) {
+		return fmt.Sprintf("its renewal was due %s, after %.0f %% of its lifetime", stamp(at), 100*s.RenewAt), true
+	}
+	return "", false
+}

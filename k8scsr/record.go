@@ -1,0 +1,172 @@
+package k8scsr
+
+import (
+	"crypto"
+	"slices"
+	"time"
+)
+
+// What an attempt is held to.
+const (
+	attemptsPerHour = 6
+	firstBackOff    = time.Minute
+	longestBackOff  = 30 * time.Minute
+
+	// Finished requests are removed by the cluster after an hour at the
+	// earliest (kubernetes pkg/controller/certificates/cleaner). A key whose
+	// request's UID was not recorded is given up well before, since later
+	// nobody could tell whether the request existed.
+	longestUnrecorded = 30 * time.Minute
+)
+
+// Record is what is kept beside the pending key. It outlives the key, since it
+// also remembers past attempts: without that, a restart would ask for
+// certificates again and again.
+type Record struct {
+	Version int `json:"version"`
+
+	Wanted   string    `json:"wanted,omitempty"`  // fingerprint of the Spec that the request is made for
+	CSRName  string    `json:"csrName,omitempty"` // chosen with the key, before the request exists
+	CSRUID   string    `json:"csrUID,omitempty"`  // recorded once the request exists
+	PodUID   string    `json:"podUID,omitempty"`  // of the pod that makes the request, recorded before it does
+	StoredAt time.Time `json:"storedAt,omitzero"`
+
+	Attempts    []Attempt `json:"attempts,omitempty"` // of the last hour
+	Failures    int       `json:"failures,omitempty"` // in a row
+	RetryAt     time.Time `json:"retryAt,omitzero"`
+	LastFailure *Failure  `json:"lastFailure,omitempty"`
+}
+
+// RecordVersion is the layout of Record that this package writes.
+const RecordVersion = 1
+
+// Attempt is one key that was stored to ask for a certificate.
+type Attempt struct {
+	At     time.Time `json:"at"`
+	Failed bool      `json:"failed,omitempty"`
+}
+
+// Failure is how the last attempt ended that did not succeed.
+type Failure struct {
+	Rule    string    `json:"rule"`
+	Summary string    `json:"summary"`
+	At      time.Time `json:"at"`
+	Wanted  string    `json:"wanted"` // fingerprint of the Spec that failed
+}
+
+// Pending is the next key and its record.
+type Pending struct {
+	Record
+	Key     crypto.PublicKey // of the stored next key, nil when none is stored
+	Problem string           // why what is stored cannot be used
+}
+
+// Active tells whether an attempt is under way.
+func (p Pending) Active() bool {
+	return p.Key != nil || p.CSRName != "" || p.Problem != ""
+}
+
+// begin is the record of a new attempt. The name of its request is drawn by the
+// caller.
+func (r Record) begin(want Spec, podUID string, now time.Time) Record {
+	return Record{
+		Version: RecordVersion, Wanted: want.Fingerprint(), PodUID: podUID, StoredAt: now,
+		Attempts: append(r.recent(now), Attempt{At: now}),
+		Failures: r.Failures, LastFailure: r.LastFailure,
+	}
+}
+
+// abandon is the record after an attempt that ended without a verdict.
+func (r Record) abandon(now time.Time) Record {
+	return Record{
+		Version: RecordVersion, Attempts: r.recent(now),
+		Failures: r.Failures, RetryAt: r.RetryAt, LastFailure: r.LastFailure,
+	}
+}
+
+// succeed is the record after an attempt whose certificate was published.
+func (r Record) succeed(now time.Time) Record {
+	return Record{Version: RecordVersion, Attempts: r.recent(now)}
+}
+
+// fail is the record after an attempt that failed: the next one waits a minute,
+// then twice as long each time, half an hour at most.
+func (r Record) fail(f Failure, now time.Time) Record {
+	out := r.abandon(now)
+	for i := range out.Attempts {
+		if out.Attempts[i].At.Equal(r.StoredAt) {
+			out.Attempts[i].Failed = true
+		}
+	}
+	wait := longestBackOff
+	if r.Failures < 5 {
+		wait = min(longestBackOff, firstBackOff<<r.Failures)
+	}
+	out.Failures = r.Failures + 1
+	out.RetryAt = now.Add(wait)
+	out.LastFailure = &f
+	return out
+}
+
+// recent are the attempts of the last hour. One that lies in the future, after
+// a clock jumped back, is forgotten.
+func (r Record) recent(now time.Time) []Attempt {
+	var out []Attempt
+	for _, a := range r.Attempts {
+		if inLastHour(a.At, now) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+func inLastHour(t, now time.Time) bool {
+	return t.After(now.Add(-time.Hour)) && !t.After(now.Add(clockSkew))
+}
+
+// holdUntil tells until when no new attempt may begin, and why; zero when one
+// may. What failed for another Spec does not put off this one, but the hourly
+// limit holds all the same.
+func (r Record) holdUntil(want Spec, others []Request, now time.Time) (time.Time, string) {
+	if f := r.LastFailure; f != nil && f.Wanted == want.Fingerprint() &&
+		now.Before(r.RetryAt) && r.RetryAt.Sub(now) <= longestBackOff {
+		return r.RetryAt, "the last attempt failed: " + f.Summary
+	}
+	var all, failed []time.Time
+	for _, a := range r.recent(now) {
+		all = append(all, a.At)
+		if a.Failed {
+			failed = append(failed, a.At)
+		}
+	}
+	if len(failed) >= attemptsPerHour {
+		return hourAfter(failed, attemptsPerHour), "six requests failed within an hour"
+	}
+	// Where the record was lost, the requests themselves still tell.
+	var listed []time.Time
+	for _, other := range others {
+		if inLastHour(other.CreatedAt, now) {
+			listed = append(listed, other.CreatedAt)
+		}
+	}
+	if len(listed) > len(all) {
+		all = listed
+	}
+	if limit := want.requestsPerHour(); len(all) >= limit {
+		return hourAfter(all, limit), "as many requests were made within an hour as its lifetime can explain"
+	}
+	return time.Time{}, ""
+}
+
+// hourAfter is when fewer than limit of the times lie within an hour.
+func hourAfter(times []time.Time, limit int) time.Time {
+	slices.SortFunc(times, time.Time.Compare)
+	return times[len(times)-limit].Add(time.Hour)
+}
+
+// requestsPerHour bounds requests that succeed: twice what the lifetime needs,
+// and at least six. More means that somebody else keeps undoing our work.
+func (s Spec) requestsPerHour() int {
+	period := time.Duration(s.RenewAt * float64(s.Lifetime))
+	return max(attemptsPerHour, int(2*time.Hour/max(period, time.Minute)))
+}
