@@ -20,7 +20,8 @@ import (
 // KubernetesOptions describe a cluster. The zero value works.
 type KubernetesOptions struct {
 	// Controllers are run by kube-controller-manager in addition to those that
-	// sign CSRs, clean them and keep service accounts; "*" is every default.
+	// sign CSRs, clean them, keep service accounts and fill aggregated roles;
+	// "*" is every default.
 	Controllers []string
 	// SigningDuration is the lifetime that the built-in signers grant at most;
 	// a year by default. The API takes no less than ten minutes.
@@ -135,7 +136,7 @@ func (k *Kubernetes) startAPIServer(ctx context.Context, path string) error {
 				"--token-auth-file=" + k.file("tokens.csv"),
 				"--authorization-mode=RBAC",
 				"--service-account-issuer=https://kubernetes.default.svc",
-				"--service-account-key-file=" + k.file("sa.key"),
+				"--service-account-key-file=" + k.file("sa.crt"),
 				"--service-account-signing-key-file=" + k.file("sa.key"),
 				"--service-cluster-ip-range=10.0.0.0/24",
 				// There is no node whose kubelet could be asked, and no second
@@ -154,6 +155,7 @@ func (k *Kubernetes) startControllerManager(ctx context.Context, path string) er
 		"certificatesigningrequest-signing-controller",
 		"certificatesigningrequest-cleaner-controller",
 		"serviceaccount-controller",
+		"clusterrole-aggregation-controller", // fills admin, edit and view
 		"root-ca-certificate-publisher-controller",
 	}, k.options.Controllers...)
 	var err error
