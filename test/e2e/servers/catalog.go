@@ -44,6 +44,10 @@ var catalog = []program{
 		ldflags: kubernetesFlags, versionArgs: []string{"--version"}, version: "Kubernetes v1.36.", minutes: 1,
 	},
 	{
+		name: "kubectl", module: "kubernetes", pkg: "k8s.io/kubernetes/cmd/kubectl",
+		ldflags: kubernetesFlags, versionArgs: []string{"version", "--client"}, version: "Client Version: v1.36.", minutes: 1,
+	},
+	{
 		name: "vault", module: "vault", pkg: "github.com/hashicorp/vault",
 		ldflags: "-s -w", versionArgs: []string{"version"}, version: "Vault v1.21.", minutes: 5,
 	},
