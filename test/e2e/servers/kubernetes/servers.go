@@ -1,8 +1,8 @@
 //go:build servers
 
-// Package kubernetes pins the Kubernetes servers and kubectl of the end-to-end tests in a
-// module of its own, so that none of their dependencies reaches the product's
-// go.mod. etcd is the version that Kubernetes selects.
+// Package kubernetes pins the Kubernetes servers and kubectl of the end-to-end
+// tests in a module of its own, so that none of their dependencies reaches the
+// product's go.mod. etcd is the version that Kubernetes selects.
 package kubernetes
 
 import (
