@@ -26,6 +26,10 @@ type KubernetesOptions struct {
 	// SigningDuration is the lifetime that the built-in signers grant at most;
 	// a year by default. The API takes no less than ten minutes.
 	SigningDuration time.Duration
+	// SharedCA lets the built-in signers sign with the CA of the API server
+	// itself, as kubeadm does: the ConfigMap kube-root-ca.crt of each namespace
+	// then holds what issued certificates chain to. Otherwise the two differ.
+	SharedCA bool
 	// APIServerArgs are added to kube-apiserver's arguments.
 	APIServerArgs []string
 }
@@ -97,7 +101,13 @@ func (k *Kubernetes) writeKeys() error {
 	if err := k.CA.Write(k.file("ca.crt"), k.file("ca.key")); err != nil {
 		return err
 	}
-	if err := k.newSigningCA(); err != nil {
+	k.signing = k.CA
+	if k.options.SharedCA {
+		err = k.CA.Write(k.file("signing.crt"), k.file("signing.key"))
+	} else {
+		err = k.newSigningCA()
+	}
+	if err != nil {
 		return err
 	}
 	serving, err := k.CA.IssueLoopback("kube-apiserver", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
@@ -208,8 +218,8 @@ func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // SigningCA is the certificate, as PEM, of the CA with which the controller
-// manager signs CSRs now. It is another than CA, so that a test which trusts
-// the wrong one fails.
+// manager signs CSRs now. Unless SharedCA is set it is another than CA, so that
+// a test which trusts the wrong one fails.
 func (k *Kubernetes) SigningCA() []byte { return k.signing.PEM }
 
 // RotateSigningCA replaces the CA of the built-in signers and restarts the

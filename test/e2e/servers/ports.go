@@ -53,6 +53,16 @@ func freePorts(n int) ([]int, error) {
 	return nil, fmt.Errorf("picking %d free loopback ports: only %d found between %d and %d", n, len(free), low, high)
 }
 
+// FreePort picks a loopback port that nobody listens on and that no other
+// process of the harness is given while this one lives.
+func FreePort() (int, error) {
+	free, err := freePorts(1)
+	if err != nil {
+		return 0, err
+	}
+	return free[0], nil
+}
+
 // reserve needs the lock of ports.
 func reserve(port int) bool {
 	if ports.taken[port] {

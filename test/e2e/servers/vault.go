@@ -1,6 +1,7 @@
 package servers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,10 @@ type VaultOptions struct {
 	// TLS turns TLS on. The files are read at start and at every SIGHUP, so a
 	// test may replace them.
 	TLS *TLSFiles
+	// Port is where it listens on 127.0.0.1: from [FreePort], for a test whose
+	// other parts must know the address before the server starts. One is picked
+	// when 0.
+	Port int
 	// Peer is a running Vault of the same cluster: this one unseals with its
 	// keys and, on raft, joins it. Storage must be of the same kind.
 	Peer *Vault
@@ -83,7 +88,7 @@ func (s *Set) StartVault(ctx context.Context, o VaultOptions) (*Vault, error) {
 	v.Program, err = s.launch(ctx, "vault", 2, func(dir string, ports []int) (ProgramOptions, error) {
 		v.ConfigFile = filepath.Join(dir, "vault.hcl")
 		v.AuditPath = filepath.Join(dir, "audit.log")
-		v.ListenAddress = loopback(ports[0])
+		v.ListenAddress = loopback(cmp.Or(o.Port, ports[0]))
 		v.ClusterPort = ports[1]
 		v.Address = v.scheme() + "://" + v.ListenAddress
 		if err := os.WriteFile(v.ConfigFile, []byte(v.config(dir)), 0o600); err != nil {
