@@ -62,8 +62,8 @@ type Deliverer struct {
 	blocked error   // why want is not in the files
 	born    bool    // want is the first pair there ever was: no server can have older files open
 
-	pending     bool      // the server has yet to load want
-	reloadError error     // of the last attempt
+	pending     bool  // the server has yet to load want
+	reloadError error // of the last attempt
 	backoff     time.Duration
 	reloadAt    time.Time // no reload before it
 
@@ -246,6 +246,7 @@ func (d *Deliverer) deliver(ctx context.Context) error {
 		return fmt.Errorf("checking certificate %s: the stored leaf is valid from %s to %s, not now, and does not replace the delivered one, which is",
 			d.o.Certificate, instant(next.leaf.NotBefore), instant(next.leaf.NotAfter))
 	}
+	born := !d.Delivered()
 	changed := d.want != nil && d.want.digest != next.digest
 	if d.files != nil {
 		if changed, err = d.files.sync(pair); changed {
@@ -260,7 +261,7 @@ func (d *Deliverer) deliver(ctx context.Context) error {
 		d.delivered.Store(true)
 	}
 	if changed {
-		d.born = d.want == nil
+		d.born = born
 		d.pending, d.backoff, d.reloadAt = true, 0, time.Time{}
 	}
 	if d.want == nil || d.want.digest != next.digest {

@@ -176,8 +176,11 @@ func (p *publisher) retire() error {
 	}
 	defer root.Close()
 	l, err := p.survey(root)
-	if err == nil && l.previous != "" {
-		err = root.RemoveAll(l.previous)
+	if l.previous != "" {
+		l.stale = append(l.stale, l.previous)
+	}
+	for _, name := range l.stale {
+		err = errors.Join(err, root.RemoveAll(name))
 	}
 	if err != nil {
 		return fmt.Errorf("removing the previous generation in %s: %w", p.Directory, err)

@@ -54,7 +54,7 @@ func (d *Deliverer) settle(ctx context.Context) error {
 		case proved && err == nil:
 			d.pending, d.backoff, d.reloadAt = false, 0, time.Time{}
 			return d.verdict()
-		case d.unseen() && (d.born || errors.Is(err, errNoServer)):
+		case d.unborn():
 			// There is no server. The one that starts later reads the files as
 			// they are; only one that is half started may have read older ones.
 			d.pending = d.pending && !d.born
@@ -78,7 +78,7 @@ func (d *Deliverer) await(ctx, deadline context.Context, window time.Duration) b
 		if d.allServed() && d.reloadError == nil {
 			return true
 		}
-		if d.unseen() && (d.born || errors.Is(d.reloadError, errNoServer)) {
+		if d.unborn() {
 			return false
 		}
 		next := time.NewTimer(pause)
@@ -145,14 +145,15 @@ func (d *Deliverer) otherServed() bool {
 	return false
 }
 
-// unseen reports whether no listener answers and none ever did.
-func (d *Deliverer) unseen() bool {
+// unborn reports whether there is no server yet: none was found, or none was to
+// be found and this is the first pair; and no listener ever answered.
+func (d *Deliverer) unborn() bool {
 	for _, o := range d.seen {
 		if o.known {
 			return false
 		}
 	}
-	return true
+	return errors.Is(d.reloadError, errNoServer) || d.born && d.reloadError == nil && len(d.seen) > 0
 }
 
 // verdict is what is wrong, by what was seen last. A listener that never
