@@ -1,9 +1,6 @@
 package crl
 
-import (
-	"math/bits"
-	"time"
-)
+import "time"
 
 // bucketCount is the number of buckets of a Histogram.
 const bucketCount = 1024
@@ -29,8 +26,8 @@ type Histogram struct {
 	level       int    // index into widths
 	origin      int64  // Unix time at which counts[0] begins
 	span        uint64 // bucketCount × width: offsets at or above it have no bucket yet
-	reciprocal  uint64 // with shift: offset / width without a division
-	shift       uint
+	shift       uint   // width = 2^shift × an odd number
+	reciprocal  uint64 // ceil(2^47 / the odd number): offset / width without a division
 	total       int64
 	first, last int64 // Unix times of the oldest and the newest
 }
@@ -86,8 +83,8 @@ func (h *Histogram) add(at int64) {
 		h.makeRoom(at)
 		offset = uint64(at - h.origin)
 	}
-	high, _ := bits.Mul64(offset<<1, h.reciprocal)
-	h.counts[(high>>(h.shift&63))&(bucketCount-1)]++
+	bucket := (offset >> (h.shift & 63)) * h.reciprocal >> 47
+	h.counts[bucket&(bucketCount-1)]++
 	h.total++
 	h.first = min(h.first, at)
 	h.last = max(h.last, at)
@@ -125,14 +122,14 @@ func (h *Histogram) place(level int, low int64) {
 	h.level = level
 	h.origin = floorTo(low, width)
 	h.span = uint64(bucketCount * width)
-	// reciprocal = ceil(2^(63+shift) / width) with 2^shift <= width: then
-	// offset*reciprocal >> (63+shift) is offset/width for every offset < 2^62.
-	h.shift = uint(bits.Len64(uint64(width)) - 1)
-	quotient, rest := bits.Div64(1<<h.shift>>1, 1<<63<<h.shift&(1<<63), uint64(width))
-	if rest > 0 {
-		quotient++
+	// The quotient is exact while offset>>shift times the rounding error of the
+	// reciprocal stays below 2^47: both are below 1024*odd and odd, so for every
+	// odd below 2^18.5.
+	odd := uint64(width)
+	for h.shift = 0; odd%2 == 0; h.shift++ {
+		odd /= 2
 	}
-	h.reciprocal = quotient
+	h.reciprocal = (1<<47 + odd - 1) / odd
 }
 
 // floorTo rounds at down to a multiple of width, below zero too.
