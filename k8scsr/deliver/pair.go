@@ -25,19 +25,22 @@ const (
 const redacted = "[redacted private key]"
 
 // Key is a private key in PEM. However it is printed, logged or marshalled, it
-// shows a placeholder. The octets lie behind a pointer because package fmt
-// prints a value inside an unexported field without asking its methods.
-type Key struct{ octets *[]byte }
+// shows a placeholder. The octets are held by a function because package fmt
+// prints a value inside an unexported field without asking its methods, and
+// follows pointers there for some verbs.
+type Key struct{ octets func() []byte }
 
 // NewKey wraps a PEM-encoded private key. It keeps the slice.
-func NewKey(octets []byte) Key { return Key{octets: &octets} }
+func NewKey(octets []byte) Key {
+	return Key{octets: func() []byte { return octets }}
+}
 
 // PEM returns the octets, nil for the zero Key.
 func (k Key) PEM() []byte {
 	if k.octets == nil {
 		return nil
 	}
-	return *k.octets
+	return k.octets()
 }
 
 func (Key) String() string               { return redacted }

@@ -137,7 +137,7 @@ func (t procTable) signal(p process, sig syscall.Signal) error {
 	}
 	defer handle.Release()
 	switch err := handle.WithHandle(func(uintptr) {}); {
-	case errors.Is(err, os.ErrNoHandle):
+	case errors.Is(err, os.ErrNoHandle) && !errors.Is(handle.Signal(syscall.Signal(0)), os.ErrProcessDone):
 		return fmt.Errorf("signalling %s: pidfd_open is not available (it needs Linux 5.4 and a seccomp profile that allows it), and a bare PID could be reused: nothing is signalled", p)
 	case err != nil:
 		return errNoServer // it has ended
