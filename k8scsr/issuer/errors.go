@@ -1,0 +1,124 @@
+package issuer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/pkiwarden/pkiwarden/k8scsr"
+)
+
+// callTimeout bounds one request to the API.
+const callTimeout = 10 * time.Second
+
+// call is one request to the API in the words that RBAC uses.
+type call struct {
+	verb, resource, namespace, name string
+}
+
+func (c call) object() string {
+	out := c.resource
+	if c.namespace != "" {
+		out += fmt.Sprintf(" in namespace %q", c.namespace)
+	}
+	if c.name != "" {
+		out += fmt.Sprintf(" with name %q", c.name)
+	}
+	return out
+}
+
+// callError is a request to the API that did not succeed.
+type callError struct {
+	call
+	err error
+}
+
+func (e *callError) Unwrap() error { return e.err }
+
+func (e *callError) Error() string {
+	switch {
+	case apierrors.IsForbidden(e.err):
+		return fmt.Sprintf("permission denied: needs verb %q on %s: %v", e.verb, e.object(), e.err)
+	case apierrors.IsUnauthorized(e.err):
+		return fmt.Sprintf("the Kubernetes API does not know our token, to %s %s: %v", e.verb, e.object(), e.err)
+	case unreachable(e.err):
+		return fmt.Sprintf("the Kubernetes API cannot be reached, to %s %s: %v", e.verb, e.object(), e.err)
+	}
+	return fmt.Sprintf("asking the Kubernetes API to %s %s: %v", e.verb, e.object(), e.err)
+}
+
+// unreachable tells a connection that failed from an answer that says no.
+func unreachable(err error) bool {
+	var status apierrors.APIStatus
+	var network net.Error
+	return !errors.As(err, &status) && (errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded))
+}
+
+// do makes one request under the deadline that every request has.
+func do[T any](ctx context.Context, c call, request func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	out, err := request(ctx)
+	if err != nil {
+		return out, &callError{c, err}
+	}
+	return out, nil
+}
+
+// errNamespace is a Secret that cannot be created because its namespace does
+// not exist, or is being deleted.
+type errNamespace struct{ namespace, state string }
+
+func (e *errNamespace) Error() string {
+	return fmt.Sprintf("namespace %q %s: create it, or correct secret.namespace", e.namespace, e.state)
+}
+
+// inNamespace tells where the creation of a Secret failed for its namespace.
+func inNamespace(namespace string, err error) error {
+	switch {
+	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		return &errNamespace{namespace, "is being deleted"}
+	case apierrors.IsNotFound(err):
+		return &errNamespace{namespace, "does not exist"}
+	}
+	return err
+}
+
+// changedMeanwhile tells a write that lost against somebody else's: observe
+// again and decide anew.
+func changedMeanwhile(err error) bool {
+	return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
+}
+
+// findingOf is an error as a finding. What could not be determined is unknown,
+// never well.
+func findingOf(c *Certificate, err error) k8scsr.Finding {
+	f := k8scsr.Finding{
+		Rule: k8scsr.RuleUnknown, Severity: k8scsr.Unknown, Subject: "certificate " + c.Spec.Name,
+		Summary: "its state could not be determined or changed: " + err.Error(),
+		Remedy:  "see the message; pkiwarden tries again by itself",
+	}
+	var missing *errNamespace
+	var failed *callError
+	switch {
+	case errors.As(err, &missing):
+		f.Rule, f.Severity, f.Summary = k8scsr.RuleNamespace, k8scsr.Critical, fmt.Sprintf("namespace %q %s", missing.namespace, missing.state)
+		f.Remedy = "create the namespace, or correct secret.namespace"
+	case errors.As(err, &failed) && apierrors.IsForbidden(failed.err):
+		f.Rule, f.Severity = k8scsr.RulePermission, k8scsr.Critical
+		f.Summary = fmt.Sprintf("permission denied: needs verb %q on %s", failed.verb, failed.object())
+		f.Evidence = failed.err.Error()
+		f.Remedy = "grant it to pkiwarden's service account by a Role or ClusterRole"
+		f.Citation = "Kubernetes RBAC"
+		if c.Spec.Approve && strings.HasSuffix(failed.resource, "/approval") {
+			f.Remedy += fmt.Sprintf("; approving also needs verb \"approve\" on signers.certificates.k8s.io with resourceName %q", c.Spec.Signer)
+		}
+	}
+	return f
+}

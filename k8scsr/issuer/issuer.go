@@ -1,0 +1,250 @@
+// Package issuer obtains and renews certificates through the Kubernetes
+// CertificateSigningRequest API and keeps them in Secrets.
+//
+// It observes, asks package k8scsr for the one next step, does exactly that, and
+// observes again. It keeps no state of its own: whatever another instance, a
+// crash or an hour's absence left behind, it goes on from there. Two instances
+// at once do no harm, since every write is compare-and-swap; they only waste
+// requests.
+package issuer
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/pkiwarden/pkiwarden/k8scsr"
+)
+
+// SecretKeys names the entries of the live Secret.
+type SecretKeys struct {
+	Certificate string // default tls.crt
+	Key         string // default tls.key
+	CA          string // default ca.crt
+}
+
+// Certificate is one certificate and where it is kept.
+type Certificate struct {
+	Spec      k8scsr.Spec // defaults are applied by New
+	Namespace string      // of the live Secret; default Options.Namespace
+	Secret    string      // name of the live Secret
+	Keys      SecretKeys
+	Trust     TrustSource
+
+	label string
+}
+
+// Options describe an Issuer.
+type Options struct {
+	Client       kubernetes.Interface
+	Certificates []Certificate
+	Namespace    string                // where a Certificate names none
+	Interval     time.Duration         // between two looks at a certificate at most; default one minute
+	Log          *slog.Logger          // default slog.Default()
+	Registerer   prometheus.Registerer // default: none
+	Now          func() time.Time      // default time.Now
+	// Report gets all findings after each Once, the empty list included.
+	// Default: none.
+	Report func([]k8scsr.Finding)
+}
+
+// Issuer does the cluster's work for a set of certificates.
+type Issuer struct {
+	client       kubernetes.Interface
+	certificates []*Certificate
+	interval     time.Duration
+	log          *slog.Logger
+	registerer   prometheus.Registerer
+	now          func() time.Time
+	report       func([]k8scsr.Finding)
+	metrics      *metrics
+
+	mu   sync.Mutex        // held by Once
+	said map[string]string // last log line per certificate
+}
+
+// New makes an Issuer and registers its metrics. It tells every problem of every
+// certificate at once. It starts nothing.
+func New(o Options) (*Issuer, error) {
+	i := &Issuer{
+		client: o.Client, interval: cmp.Or(o.Interval, time.Minute), log: o.Log, registerer: o.Registerer,
+		now: o.Now, report: o.Report, metrics: newMetrics(), said: map[string]string{},
+	}
+	if i.log == nil {
+		i.log = slog.Default()
+	}
+	if i.now == nil {
+		i.now = time.Now
+	}
+	if i.report == nil {
+		i.report = func([]k8scsr.Finding) {}
+	}
+	var problems []error
+	if o.Client == nil {
+		problems = append(problems, errors.New("making issuer: it has no Kubernetes client"))
+	}
+	names, secrets := map[string]bool{}, map[string]string{}
+	for _, given := range o.Certificates {
+		c := given
+		c.Spec = c.Spec.WithDefaults()
+		c.Namespace = cmp.Or(c.Namespace, o.Namespace)
+		c.setDefaults()
+		problems = append(problems, c.validate()...)
+		if names[c.Spec.Name] {
+			problems = append(problems, fmt.Errorf("certificate %q: there are two of this name", c.Spec.Name))
+		}
+		if other, taken := secrets[c.label]; taken {
+			problems = append(problems, fmt.Errorf("certificate %q: Secret %s/%s is that of certificate %q already", c.Spec.Name, c.Namespace, c.Secret, other))
+		}
+		names[c.Spec.Name], secrets[c.label] = true, c.Spec.Name
+		i.certificates = append(i.certificates, &c)
+	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, err
+	}
+	if i.registerer != nil {
+		if err := i.metrics.register(i.registerer); err != nil {
+			return nil, err
+		}
+	}
+	return i, nil
+}
+
+// Unregister removes the metrics, for when leadership is lost: an instance that
+// no longer looks must not go on to say what it saw.
+func (i *Issuer) Unregister() {
+	if i.registerer != nil {
+		i.metrics.unregister(i.registerer, len(i.metrics.all()))
+	}
+}
+
+func (c *Certificate) setDefaults() {
+	c.Keys.Certificate = cmp.Or(c.Keys.Certificate, corev1.TLSCertKey)
+	c.Keys.Key = cmp.Or(c.Keys.Key, corev1.TLSPrivateKeyKey)
+	c.Keys.CA = cmp.Or(c.Keys.CA, corev1.ServiceAccountRootCAKey)
+	for _, ref := range []**KeyRef{&c.Trust.ConfigMap, &c.Trust.Secret} {
+		if *ref != nil {
+			filled := **ref
+			filled.Namespace = cmp.Or(filled.Namespace, c.Namespace)
+			filled.Key = cmp.Or(filled.Key, corev1.ServiceAccountRootCAKey)
+			*ref = &filled
+		}
+	}
+	c.label = labelFor(c.Namespace, c.Secret)
+}
+
+func (c *Certificate) validate() []error {
+	var problems []error
+	add := func(format string, args ...any) {
+		problems = append(problems, fmt.Errorf("certificate %q: "+format, append([]any{c.Spec.Name}, args...)...))
+	}
+	if err := c.Spec.Validate(); err != nil {
+		problems = append(problems, err)
+	}
+	if c.Namespace == "" || c.Secret == "" {
+		add("secret: namespace %q and name %q must both be given", c.Namespace, c.Secret)
+	}
+	if len(c.nextName()) > 253 {
+		add("secret.name: %q is too long: with %q it must fit into 253 octets", c.Secret, NextSuffix)
+	}
+	if c.Keys.Certificate == c.Keys.Key || c.Keys.Certificate == c.Keys.CA || c.Keys.Key == c.Keys.CA {
+		add("secretKeys: certificate %q, key %q and ca %q must differ", c.Keys.Certificate, c.Keys.Key, c.Keys.CA)
+	}
+	sources := 0
+	for _, set := range []bool{c.Trust.ConfigMap != nil, c.Trust.Secret != nil, c.Trust.File != ""} {
+		if set {
+			sources++
+		}
+	}
+	if sources > 1 {
+		add("trust: give one of configMap, secret and file, not %d", sources)
+	}
+	for _, ref := range []*KeyRef{c.Trust.ConfigMap, c.Trust.Secret} {
+		if ref != nil && ref.Name == "" {
+			add("trust: it has no name")
+		}
+	}
+	return problems
+}
+
+// Once brings every certificate as far as it goes now. It returns when to look
+// again, at most Options.Interval away. One certificate that fails does not stop
+// the others; their errors are joined. The findings of all are reported.
+func (i *Issuer) Once(ctx context.Context) (next time.Time, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	next = i.now().Add(i.interval)
+	findings := []k8scsr.Finding{}
+	var errs []error
+	for _, c := range i.certificates {
+		at, found, err := i.advance(ctx, c)
+		if ctx.Err() != nil {
+			return next, ctx.Err()
+		}
+		if err != nil {
+			found = append(found, findingOf(c, err))
+			errs = append(errs, fmt.Errorf("certificate %q: %w", c.Spec.Name, err))
+		} else if at.Before(next) {
+			next = at
+		}
+		findings = append(findings, found...)
+	}
+	slices.SortStableFunc(findings, func(a, b k8scsr.Finding) int {
+		return cmp.Or(cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Rule, b.Rule))
+	})
+	i.report(findings)
+	return next, errors.Join(errs...)
+}
+
+// maxSteps bounds how far one certificate is brought in one go; a whole renewal
+// is nine writes.
+const maxSteps = 20
+
+// contended is when to look again after others kept changing what we read.
+const contended = 2 * time.Second
+
+// advance takes steps until one waits.
+func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, findings []k8scsr.Finding, err error) {
+	for range maxSteps {
+		now := i.now()
+		o, err := i.observe(ctx, c, now)
+		if err != nil {
+			return time.Time{}, nil, err
+		}
+		i.metrics.observe(c, o.Live)
+		findings = k8scsr.Findings(o.State, c.Spec, now)
+		step := k8scsr.Next(o.State, c.Spec, now)
+		i.say(c, step)
+		if step.Waits() {
+			return step.LookAgainAt, findings, nil
+		}
+		switch err := i.perform(ctx, c, o, step, now); {
+		case err == nil:
+			i.metrics.count(step.Result)
+		case changedMeanwhile(err):
+			i.log.Debug("changed meanwhile, observing again", "certificate", c.Spec.Name, "step", step.Kind, "error", err)
+		default:
+			return time.Time{}, findings, err
+		}
+	}
+	return i.now().Add(contended), findings, nil
+}
+
+// say logs a step, unless it is the one that was logged last.
+func (i *Issuer) say(c *Certificate, step k8scsr.Step) {
+	line := string(step.Kind) + " " + step.Reason
+	if i.said[c.Spec.Name] == line {
+		return
+	}
+	i.said[c.Spec.Name] = line
+	i.log.Info("next step", "certificate", c.Spec.Name, "step", string(step.Kind), "reason", step.Reason)
+}

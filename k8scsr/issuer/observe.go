@@ -1,0 +1,181 @@
+package issuer
+
+import (
+	"context"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/pkiwarden/pkiwarden/k8scsr"
+)
+
+// extraPodUID is where the API server puts the UID of the pod that a projected
+// service account token is bound to.
+const extraPodUID = "authentication.kubernetes.io/pod-uid"
+
+// listLimit bounds how many requests of one certificate are looked at; the
+// cluster removes finished ones, and we make six an hour at most.
+const listLimit = 500
+
+// observation is a State and the objects that it was read from, which writes
+// start from.
+type observation struct {
+	k8scsr.State
+	live *corev1.Secret // nil: there is none
+	next *corev1.Secret // nil: there is none
+	key  privateKey     // the stored next key
+	csrs map[string]*certificatesv1.CertificateSigningRequest
+}
+
+// observe reads everything that the next step depends on, live: every GET is a
+// quorum read, nothing comes from a cache.
+func (i *Issuer) observe(ctx context.Context, c *Certificate, now time.Time) (*observation, error) {
+	o := &observation{csrs: map[string]*certificatesv1.CertificateSigningRequest{}}
+	var err error
+	if o.live, err = i.getSecret(ctx, c.Namespace, c.Secret); err != nil {
+		return nil, err
+	}
+	o.Live = c.readLive(o.live)
+	if o.next, err = i.getSecret(ctx, c.Namespace, c.nextName()); err != nil {
+		return nil, err
+	}
+	o.hinder(c.liveObstacle(o.live))
+	o.hinder(c.nextObstacle(o.next))
+
+	var unreadable *k8scsr.Finding
+	if o.Trust, unreadable, err = i.readTrust(ctx, c); err != nil {
+		return nil, err
+	}
+	o.hinder(unreadable)
+	if len(o.Obstacles) > 0 {
+		return o, nil
+	}
+	o.Pending, o.key = readPending(o.next)
+	return o, i.observeRequests(ctx, c, o, now)
+}
+
+func (o *observation) hinder(f *k8scsr.Finding) {
+	if f != nil {
+		o.Obstacles = append(o.Obstacles, *f)
+	}
+}
+
+// observeRequests reads the CSRs: the pending one by its name, or, where a new
+// attempt may begin, all of this certificate's.
+func (i *Issuer) observeRequests(ctx context.Context, c *Certificate, o *observation, now time.Time) error {
+	active := o.Pending.Active()
+	if c.Spec.Paused || !active && !k8scsr.Due(o.State, c.Spec, now) {
+		return nil
+	}
+	var err error
+	if o.Identity, err = i.whoAmI(ctx); err != nil {
+		return err
+	}
+	if active {
+		if o.Pending.CSRName == "" {
+			return nil
+		}
+		csr, err := do(ctx, call{"get", "certificatesigningrequests", "", o.Pending.CSRName}, func(ctx context.Context) (*certificatesv1.CertificateSigningRequest, error) {
+			return i.client.CertificatesV1().CertificateSigningRequests().Get(ctx, o.Pending.CSRName, metav1.GetOptions{})
+		})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		r := o.remember(csr)
+		o.Request = &r
+		return nil
+	}
+	selector := labels.Set{LabelCertificate: c.label}.String()
+	list, err := do(ctx, call{"list", "certificatesigningrequests", "", ""}, func(ctx context.Context) (*certificatesv1.CertificateSigningRequestList, error) {
+		return i.client.CertificatesV1().CertificateSigningRequests().List(ctx, metav1.ListOptions{LabelSelector: selector, Limit: listLimit})
+	})
+	if err != nil {
+		return err
+	}
+	for n := range list.Items {
+		// Anybody may create a request with our label: only our own count.
+		if r := condense(&list.Items[n]); o.Identity.Account(r.Requester) {
+			o.Others = append(o.Others, o.remember(&list.Items[n]))
+		}
+	}
+	return nil
+}
+
+func (o *observation) remember(csr *certificatesv1.CertificateSigningRequest) k8scsr.Request {
+	o.csrs[csr.Name] = csr
+	return condense(csr)
+}
+
+// condense is a CSR as the core sees it.
+func condense(csr *certificatesv1.CertificateSigningRequest) k8scsr.Request {
+	r := k8scsr.Request{
+		Name: csr.Name, UID: string(csr.UID), ResourceVersion: csr.ResourceVersion, CreatedAt: csr.CreationTimestamp.Time,
+		Requester:         k8scsr.Identity{Username: csr.Spec.Username, UID: csr.Spec.UID, PodUID: only(csr.Spec.Extra[extraPodUID])},
+		Signer:            csr.Spec.SignerName,
+		ExpirationSeconds: csr.Spec.ExpirationSeconds,
+		PEM:               csr.Spec.Request,
+		Certificate:       csr.Status.Certificate,
+	}
+	for _, usage := range csr.Spec.Usages {
+		r.Usages = append(r.Usages, string(usage))
+	}
+	for _, condition := range csr.Status.Conditions {
+		message := condition.Reason
+		if condition.Message != "" {
+			message += ": " + condition.Message
+		}
+		switch condition.Type {
+		case certificatesv1.CertificateApproved:
+			r.Approved = true
+		case certificatesv1.CertificateDenied:
+			r.Denied, r.Message = true, message
+		case certificatesv1.CertificateFailed:
+			r.Failed, r.Message = true, message
+		}
+	}
+	return r
+}
+
+// only is the single value of an extra. Several make it something that equals
+// no pod's UID.
+func only[S ~[]string](values S) string {
+	switch len(values) {
+	case 0:
+		return ""
+	case 1:
+		return values[0]
+	}
+	return "several values"
+}
+
+// whoAmI asks the API server who we are to it. It is asked anew each time,
+// since a service account can be made anew under the same name.
+func (i *Issuer) whoAmI(ctx context.Context) (k8scsr.Identity, error) {
+	review, err := do(ctx, call{"create", "selfsubjectreviews.authentication.k8s.io", "", ""}, func(ctx context.Context) (*authenticationv1.SelfSubjectReview, error) {
+		return i.client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	})
+	if err != nil {
+		return k8scsr.Identity{}, err
+	}
+	user := review.Status.UserInfo
+	return k8scsr.Identity{Username: user.Username, UID: user.UID, PodUID: only(user.Extra[extraPodUID])}, nil
+}
+
+// getSecret reads a Secret; nil when there is none.
+func (i *Issuer) getSecret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	secret, err := do(ctx, call{"get", "secrets", namespace, name}, func(ctx context.Context) (*corev1.Secret, error) {
+		return i.client.CoreV1().Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
+	})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return secret, err
+}

@@ -1,0 +1,119 @@
+package issuer
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pkiwarden/pkiwarden/k8scsr"
+)
+
+// perform does exactly the step, in one write that succeeds only if what was
+// observed is still so: creations under a name that must not exist yet, updates
+// under the resourceVersion that was read.
+func (i *Issuer) perform(ctx context.Context, c *Certificate, o *observation, step k8scsr.Step, now time.Time) error {
+	switch step.Kind {
+	case k8scsr.StoreNextKey:
+		key, err := generateKey(c.Spec.Key)
+		if err != nil {
+			return err
+		}
+		step.Record.CSRName = requestName(c.Secret)
+		return i.writeNext(ctx, c, o, step.Record, key.pem)
+	case k8scsr.RecordRequester, k8scsr.RecordRequest:
+		return i.writeNext(ctx, c, o, step.Record, o.key.pem)
+	case k8scsr.DropPending:
+		return i.writeNext(ctx, c, o, step.Record, nil)
+	case k8scsr.CreateRequest:
+		return i.createRequest(ctx, c, o)
+	case k8scsr.Approve, k8scsr.Deny:
+		return i.decide(ctx, o, step)
+	case k8scsr.Publish:
+		return i.writeLive(ctx, c, o, func(s *corev1.Secret) {
+			s.Data[c.Keys.Certificate] = step.Chain.PEM
+			s.Data[c.Keys.Key] = o.key.pem
+			if o.Trust.Configured() {
+				s.Data[c.Keys.CA] = o.Trust.PEM
+			}
+			s.Annotations[AnnotationSigner] = c.Spec.Signer
+			s.Annotations[AnnotationIssuedAt] = now.UTC().Format(time.RFC3339)
+			s.Annotations[AnnotationRequest] = o.Pending.CSRName
+		})
+	case k8scsr.PublishTrust:
+		return i.writeLive(ctx, c, o, func(s *corev1.Secret) { s.Data[c.Keys.CA] = o.Trust.PEM })
+	}
+	return fmt.Errorf("performing step %q: unknown", step.Kind)
+}
+
+// writeNext stores NAME-next: a new one where none was seen, else the one seen.
+func (i *Issuer) writeNext(ctx context.Context, c *Certificate, o *observation, record k8scsr.Record, key []byte) error {
+	secret, err := c.nextSecret(o.next, record, key)
+	if err != nil {
+		return err
+	}
+	return i.writeSecret(ctx, secret, o.next == nil)
+}
+
+func (i *Issuer) writeLive(ctx context.Context, c *Certificate, o *observation, edit func(*corev1.Secret)) error {
+	return i.writeSecret(ctx, c.liveSecret(o.live, edit), o.live == nil)
+}
+
+// writeSecret creates or updates; an update carries the resourceVersion and UID
+// that were read.
+func (i *Issuer) writeSecret(ctx context.Context, secret *corev1.Secret, create bool) error {
+	secrets := i.client.CoreV1().Secrets(secret.Namespace)
+	if !create {
+		_, err := do(ctx, call{"update", "secrets", secret.Namespace, secret.Name}, func(ctx context.Context) (*corev1.Secret, error) {
+			return secrets.Update(ctx, secret, metav1.UpdateOptions{FieldManager: ManagedBy})
+		})
+		return err
+	}
+	_, err := do(ctx, call{"create", "secrets", secret.Namespace, secret.Name}, func(ctx context.Context) (*corev1.Secret, error) {
+		return secrets.Create(ctx, secret, metav1.CreateOptions{FieldManager: ManagedBy})
+	})
+	return inNamespace(secret.Namespace, err)
+}
+
+func (i *Issuer) createRequest(ctx context.Context, c *Certificate, o *observation) error {
+	pem, err := signRequest(c.Spec, o.key)
+	if err != nil {
+		return err
+	}
+	seconds := c.Spec.ExpirationSeconds()
+	csr := &certificatesv1.CertificateSigningRequest{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:   o.Pending.CSRName,
+			Labels: map[string]string{LabelManagedBy: ManagedBy, LabelCertificate: c.label},
+		},
+		Spec: certificatesv1.CertificateSigningRequestSpec{Request: pem, SignerName: c.Spec.Signer, ExpirationSeconds: &seconds},
+	}
+	for _, usage := range c.Spec.Usages {
+		csr.Spec.Usages = append(csr.Spec.Usages, certificatesv1.KeyUsage(usage))
+	}
+	_, err = do(ctx, call{"create", "certificatesigningrequests", "", csr.Name}, func(ctx context.Context) (*certificatesv1.CertificateSigningRequest, error) {
+		return i.client.CertificatesV1().CertificateSigningRequests().Create(ctx, csr, metav1.CreateOptions{FieldManager: ManagedBy})
+	})
+	return err
+}
+
+// decide approves or denies the very version of the request that was checked.
+func (i *Issuer) decide(ctx context.Context, o *observation, step k8scsr.Step) error {
+	csr := o.csrs[step.Request.Name].DeepCopy()
+	condition := certificatesv1.CertificateSigningRequestCondition{
+		Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue,
+		Reason: "ExactMatch", Message: "Approved by pkiwarden: it is exactly the request that is wanted, made by pkiwarden itself for its stored key.",
+	}
+	if step.Kind == k8scsr.Deny {
+		condition.Type, condition.Reason = certificatesv1.CertificateDenied, "NotWanted"
+		condition.Message = "Denied by pkiwarden, which made it: " + step.Reason
+	}
+	csr.Status.Conditions = append(csr.Status.Conditions, condition)
+	_, err := do(ctx, call{"update", "certificatesigningrequests/approval", "", csr.Name}, func(ctx context.Context) (*certificatesv1.CertificateSigningRequest, error) {
+		return i.client.CertificatesV1().CertificateSigningRequests().UpdateApproval(ctx, csr.Name, csr, metav1.UpdateOptions{FieldManager: ManagedBy})
+	})
+	return err
+}

@@ -1,0 +1,185 @@
+package issuer
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pkiwarden/pkiwarden/k8scsr"
+)
+
+// The marks on what pkiwarden writes. LabelCertificate is on the live Secret,
+// on NAME-next and on every CSR; its value names the live Secret.
+const (
+	LabelManagedBy   = "app.kubernetes.io/managed-by"
+	ManagedBy        = "pkiwarden"
+	LabelCertificate = "pkiwarden.io/certificate"
+
+	// On the live Secret.
+	AnnotationSigner   = "pkiwarden.io/signer"    // that was asked
+	AnnotationIssuedAt = "pkiwarden.io/issued-at" // RFC 3339, when it was published
+	AnnotationRequest  = "pkiwarden.io/request"   // name of the CSR it came from
+
+	// On NAME-next: a k8scsr.Record as JSON.
+	AnnotationRecord = "pkiwarden.io/record"
+)
+
+// NextSuffix follows the live Secret's name in that of the Secret that holds
+// the next key. The latter is Opaque, is never mounted, and stays when the key
+// is gone, since its record bounds how often certificates are asked for.
+const NextSuffix = "-next"
+
+// nextKey is the entry of NAME-next that holds the key.
+const nextKey = "tls.key"
+
+var labelValue = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,61}[A-Za-z0-9]$`)
+
+// labelFor is the value of LabelCertificate: namespace_name where that is a
+// label value, else a hash of it. The underscore appears in neither name.
+func labelFor(namespace, secret string) string {
+	id := namespace + "_" + secret
+	if labelValue.MatchString(id) {
+		return id
+	}
+	sum := sha256.Sum256([]byte(id))
+	return hex.EncodeToString(sum[:20])
+}
+
+// secretType is what the live Secret must be. The type kubernetes.io/tls
+// demands the entries tls.crt and tls.key, so mapped names need Opaque.
+func (c *Certificate) secretType() corev1.SecretType {
+	if c.Keys.Certificate == corev1.TLSCertKey && c.Keys.Key == corev1.TLSPrivateKeyKey {
+		return corev1.SecretTypeTLS
+	}
+	return corev1.SecretTypeOpaque
+}
+
+func (c *Certificate) nextName() string { return c.Secret + NextSuffix }
+
+// readLive parses the live Secret, nil when there is none.
+func (c *Certificate) readLive(secret *corev1.Secret) k8scsr.Live {
+	if secret == nil {
+		return k8scsr.Live{}
+	}
+	live := k8scsr.ReadLive(secret.Data[c.Keys.Certificate], secret.Data[c.Keys.Key])
+	live.Managed = secret.Labels[LabelCertificate] == c.label
+	if live.Managed {
+		live.Signer = secret.Annotations[AnnotationSigner]
+		live.IssuedAt, _ = time.Parse(time.RFC3339, secret.Annotations[AnnotationIssuedAt]) // zero when it was tampered with: NotBefore then counts
+	}
+	live.CA = secret.Data[c.Keys.CA]
+	return live
+}
+
+// liveObstacle tells what makes the live Secret impossible to write.
+func (c *Certificate) liveObstacle(secret *corev1.Secret) *k8scsr.Finding {
+	f := &k8scsr.Finding{Severity: k8scsr.Critical, Subject: "certificate " + c.Spec.Name, Citation: "Kubernetes API v1, Secret"}
+	switch {
+	case secret == nil:
+		return nil
+	case secret.Type != c.secretType():
+		f.Rule = k8scsr.RuleSecretType
+		f.Summary = fmt.Sprintf("Secret %s/%s exists with type %q, not %q, and a type cannot be changed", c.Namespace, c.Secret, secret.Type, c.secretType())
+		f.Remedy = fmt.Sprintf("save its content, delete it (kubectl -n %s delete secret %s) and let pkiwarden create it anew; or name another Secret in the configuration", c.Namespace, c.Secret)
+	case secret.Immutable != nil && *secret.Immutable:
+		f.Rule = k8scsr.RuleSecretImmutable
+		f.Summary = fmt.Sprintf("Secret %s/%s is immutable", c.Namespace, c.Secret)
+		f.Remedy = fmt.Sprintf("delete it (kubectl -n %s delete secret %s) and let pkiwarden create it anew; or name another Secret in the configuration", c.Namespace, c.Secret)
+	default:
+		return nil
+	}
+	return f
+}
+
+// nextObstacle tells that NAME-next belongs to somebody else.
+func (c *Certificate) nextObstacle(secret *corev1.Secret) *k8scsr.Finding {
+	if secret == nil || secret.Labels[LabelCertificate] == c.label && secret.Labels[LabelManagedBy] == ManagedBy {
+		return nil
+	}
+	return &k8scsr.Finding{
+		Rule: k8scsr.RuleSecretTaken, Severity: k8scsr.Critical, Subject: "certificate " + c.Spec.Name,
+		Summary: fmt.Sprintf("Secret %s/%s, where the next key is kept, exists and is not ours", c.Namespace, c.nextName()),
+		Remedy:  "rename or delete it, or name another Secret for the certificate in the configuration",
+	}
+}
+
+// readPending parses NAME-next, nil when there is none. A record that is
+// damaged is a problem of the attempt, which is then given up; it never keeps
+// the certificate from being renewed.
+func readPending(secret *corev1.Secret) (k8scsr.Pending, privateKey) {
+	var p k8scsr.Pending
+	if secret == nil {
+		return p, privateKey{}
+	}
+	text, marked := secret.Annotations[AnnotationRecord]
+	if err := json.Unmarshal([]byte(text), &p.Record); err != nil || p.Version != k8scsr.RecordVersion {
+		p.Record = k8scsr.Record{}
+		p.Problem = "its record is missing"
+		if marked {
+			p.Problem = "its record is damaged or of another version"
+		}
+	}
+	data := secret.Data[nextKey]
+	if len(data) == 0 {
+		return p, privateKey{}
+	}
+	signer, err := k8scsr.ParseKey(data)
+	if err != nil {
+		p.Problem = err.Error()
+		return p, privateKey{}
+	}
+	p.Key = signer.Public()
+	return p, privateKey{signer, data}
+}
+
+// nextSecret is NAME-next as it becomes, from what it was (nil: create it). A
+// key that is nil is removed.
+func (c *Certificate) nextSecret(was *corev1.Secret, record k8scsr.Record, key []byte) (*corev1.Secret, error) {
+	text, err := json.Marshal(record)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the record of certificate %q: %w", c.Spec.Name, err)
+	}
+	out := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: c.nextName()}, Type: corev1.SecretTypeOpaque}
+	if was != nil {
+		out = was.DeepCopy()
+	}
+	c.mark(&out.ObjectMeta)
+	out.Annotations[AnnotationRecord] = string(text)
+	out.Data = map[string][]byte{}
+	if key != nil {
+		out.Data[nextKey] = key
+	}
+	return out, nil
+}
+
+// liveSecret is the live Secret as it becomes, from what it was. Entries and
+// marks that are not ours stay.
+func (c *Certificate) liveSecret(was *corev1.Secret, edit func(*corev1.Secret)) *corev1.Secret {
+	out := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: c.Secret}, Type: c.secretType()}
+	if was != nil {
+		out = was.DeepCopy()
+	}
+	c.mark(&out.ObjectMeta)
+	if out.Data == nil {
+		out.Data = map[string][]byte{}
+	}
+	edit(out)
+	return out
+}
+
+func (c *Certificate) mark(meta *metav1.ObjectMeta) {
+	if meta.Labels == nil {
+		meta.Labels = map[string]string{}
+	}
+	if meta.Annotations == nil {
+		meta.Annotations = map[string]string{}
+	}
+	meta.Labels[LabelManagedBy] = ManagedBy
+	meta.Labels[LabelCertificate] = c.label
+}

@@ -1,0 +1,121 @@
+package issuer
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pkiwarden/pkiwarden/k8scsr"
+)
+
+// KeyRef names one entry of a ConfigMap or Secret.
+type KeyRef struct {
+	Namespace string // default: that of the live Secret
+	Name      string
+	Key       string // default ca.crt
+}
+
+// TrustSource is where the bundle of CA certificates comes from. At most one
+// field is set; none is no trust configured.
+type TrustSource struct {
+	ConfigMap *KeyRef
+	Secret    *KeyRef
+	File      string
+}
+
+func (t TrustSource) configured() bool { return t.ConfigMap != nil || t.Secret != nil || t.File != "" }
+
+func (t TrustSource) String() string {
+	switch {
+	case t.ConfigMap != nil:
+		return fmt.Sprintf("ConfigMap %s/%s, key %s", t.ConfigMap.Namespace, t.ConfigMap.Name, t.ConfigMap.Key)
+	case t.Secret != nil:
+		return fmt.Sprintf("Secret %s/%s, key %s", t.Secret.Namespace, t.Secret.Name, t.Secret.Key)
+	}
+	return "file " + t.File
+}
+
+// maxTrustFile is above what ParseTrust accepts, so that too large a file is
+// refused there, not cut here.
+const maxTrustFile = 1 << 20
+
+// readTrust reads the bundle. A bundle that is missing or damaged is an
+// obstacle; an API that does not answer is an error.
+func (i *Issuer) readTrust(ctx context.Context, c *Certificate) (k8scsr.Trust, *k8scsr.Finding, error) {
+	if !c.Trust.configured() {
+		return k8scsr.Trust{}, nil, nil
+	}
+	data, problem, err := i.trustBytes(ctx, c.Trust)
+	if err != nil {
+		return k8scsr.Trust{}, nil, err
+	}
+	var trust k8scsr.Trust
+	if problem == "" {
+		if trust, err = k8scsr.ParseTrust(data); err != nil {
+			problem = err.Error()
+		}
+	}
+	if problem == "" {
+		return trust, nil, nil
+	}
+	return k8scsr.Trust{}, &k8scsr.Finding{
+		Rule: k8scsr.RuleTrustUnreadable, Severity: k8scsr.Critical, Subject: "certificate " + c.Spec.Name,
+		Summary: fmt.Sprintf("the trust bundle (%v) cannot be used: %s", c.Trust, problem),
+		Remedy:  "put the PEM certificates of the CAs that clients trust there, or correct trust; nothing is requested until then",
+	}, nil
+}
+
+func (i *Issuer) trustBytes(ctx context.Context, t TrustSource) (data []byte, problem string, err error) {
+	var found bool
+	switch {
+	case t.ConfigMap != nil:
+		var m *corev1.ConfigMap
+		m, err = do(ctx, call{"get", "configmaps", t.ConfigMap.Namespace, t.ConfigMap.Name}, func(ctx context.Context) (*corev1.ConfigMap, error) {
+			return i.client.CoreV1().ConfigMaps(t.ConfigMap.Namespace).Get(ctx, t.ConfigMap.Name, metav1.GetOptions{})
+		})
+		if err == nil {
+			var text string
+			if text, found = m.Data[t.ConfigMap.Key]; found {
+				data = []byte(text)
+			} else {
+				data, found = m.BinaryData[t.ConfigMap.Key]
+			}
+		}
+	case t.Secret != nil:
+		var s *corev1.Secret
+		if s, err = i.getSecret(ctx, t.Secret.Namespace, t.Secret.Name); s != nil {
+			data, found = s.Data[t.Secret.Key]
+		}
+	default:
+		data, err := readFile(t.File)
+		if err != nil {
+			return nil, err.Error(), nil
+		}
+		return data, "", nil
+	}
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, "it does not exist", nil
+	case err == nil && !found:
+		return nil, "it does not exist or has no such key", nil
+	}
+	return data, "", err
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxTrustFile))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return data, nil
+}
