@@ -70,7 +70,7 @@ func (s *Set) StartKubernetes(ctx context.Context, o KubernetesOptions) (*Kubern
 	if err != nil {
 		return nil, err
 	}
-	k := &Kubernetes{set: s, options: o, dir: dir, AdminToken: Secret(rand.Text())}
+	k := &Kubernetes{set: s, options: o, dir: dir, AdminToken: NewSecret(rand.Text())}
 	if err := k.writeKeys(); err != nil {
 		return nil, fmt.Errorf("preparing kubernetes: %w", err)
 	}
@@ -188,7 +188,7 @@ func (k *Kubernetes) startControllerManager(ctx context.Context, path string) er
 				"--leader-elect=false",
 				"--profiling=false",
 			},
-			Ready: httpReady(k.transport(""), "https://"+loopback(ports[0])+"/healthz"),
+			Ready: httpReady(k.transport(Secret{}), "https://"+loopback(ports[0])+"/healthz"),
 		}, nil
 	})
 	return err
@@ -196,14 +196,10 @@ func (k *Kubernetes) startControllerManager(ctx context.Context, path string) er
 
 // transport trusts the cluster's CA and shows the token, if there is one.
 func (k *Kubernetes) transport(token Secret) http.RoundTripper {
-	base := &http.Transport{
+	return bearer{token: token, base: &http.Transport{
 		TLSClientConfig:   &tls.Config{RootCAs: k.CA.Pool()},
 		DisableKeepAlives: true,
-	}
-	if token == "" {
-		return base
-	}
-	return bearer{token: token, base: base}
+	}}
 }
 
 type bearer struct {
@@ -212,8 +208,10 @@ type bearer struct {
 }
 
 func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
-	r = r.Clone(r.Context())
-	r.Header.Set("Authorization", "Bearer "+b.token.Reveal())
+	if token := b.token.Reveal(); token != "" {
+		r = r.Clone(r.Context())
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
 	return b.base.RoundTrip(r)
 }
 

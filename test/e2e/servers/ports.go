@@ -103,6 +103,7 @@ func (s *Set) launch(ctx context.Context, name string, n int, describe func(dir 
 		if err != nil {
 			return nil, err
 		}
+		p.disposable = true
 		err = p.Start(ctx)
 		if err == nil {
 			return p, nil

@@ -21,6 +21,9 @@ const (
 	// stopBound is how long a process may take to end after SIGTERM, then how
 	// long after SIGKILL.
 	stopBound = 15 * time.Second
+	// disposeBound is the same for servers when their Set closes: a Vault that
+	// has just stepped down sleeps for ten seconds first.
+	disposeBound = 2 * time.Second
 )
 
 // ProgramOptions describe a process to control.
@@ -50,6 +53,9 @@ type Program struct {
 	options ProgramOptions
 	dir     string
 	log     string
+	// disposable is a server whose data goes with the Set: when that closes
+	// there is nothing to wait long for.
+	disposable bool
 
 	mu  sync.Mutex
 	run *run
@@ -247,6 +253,17 @@ func (p *Program) Stop(ctx context.Context) error {
 	case <-time.After(p.options.StopWithin):
 	}
 	return p.Kill()
+}
+
+// end is Stop for the end of the Set.
+func (p *Program) end() error {
+	ctx := context.Background()
+	if p.disposable {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, disposeBound)
+		defer cancel()
+	}
+	return p.Stop(ctx)
 }
 
 // Kill ends the process and what it started in its process group at once

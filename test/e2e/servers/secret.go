@@ -5,13 +5,22 @@ import (
 	"log/slog"
 )
 
-// Secret is a token or key that shows itself only through Reveal.
-type Secret string
+// Secret is a token or key that shows itself only through Reveal. It points to
+// its value, since fmt prints an unexported field without asking its methods.
+type Secret struct{ value *string }
 
 const redacted = "[redacted]"
 
-// Reveal is the value.
-func (s Secret) Reveal() string { return string(s) }
+// NewSecret hides a value.
+func NewSecret(value string) Secret { return Secret{&value} }
+
+// Reveal is the value, empty for the zero Secret.
+func (s Secret) Reveal() string {
+	if s.value == nil {
+		return ""
+	}
+	return *s.value
+}
 
 // String hides the value.
 func (s Secret) String() string { return redacted }

@@ -119,7 +119,7 @@ func (s *Set) Close() error {
 	s.mu.Unlock()
 	var errs []error
 	for _, p := range slices.Backward(programs) {
-		if err := p.Stop(context.Background()); err != nil {
+		if err := p.end(); err != nil {
 			errs = append(errs, err)
 		}
 	}

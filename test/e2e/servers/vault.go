@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -119,6 +120,9 @@ func (v *Vault) bringUp(ctx context.Context) error {
 	if err := v.Unseal(ctx); err != nil {
 		return err
 	}
+	if _, raft := v.options.Storage.(RaftStorage); raft && v.options.Peer != nil {
+		return v.awaitVote(ctx)
+	}
 	if !v.options.Audit || v.options.Peer != nil {
 		return nil
 	}
@@ -129,6 +133,27 @@ func (v *Vault) bringUp(ctx context.Context) error {
 		return fmt.Errorf("enabling vault's audit device: %w", err)
 	}
 	return nil
+}
+
+// awaitVote waits until the raft cluster lets this server vote, without which
+// it cannot take over. Vault would watch it for ten seconds first.
+func (v *Vault) awaitVote(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("not a voter within a minute"))
+	defer cancel()
+	leader := v.options.Peer.client.Logical()
+	_, err := leader.WriteWithContext(ctx, "sys/storage/raft/autopilot/configuration", map[string]any{"server_stabilization_time": "100ms"})
+	if err != nil {
+		return fmt.Errorf("joining %s: %w", v.Name(), err)
+	}
+	for {
+		state, err := v.options.Peer.client.Sys().RaftAutopilotStateWithContext(ctx)
+		if err == nil && state != nil && slices.Contains(state.Voters, v.Name()) {
+			return nil
+		}
+		if waitErr := sleep(ctx, pollInterval); waitErr != nil {
+			return fmt.Errorf("joining %s: %w: autopilot says %+v, %w", v.Name(), waitErr, state, err)
+		}
+	}
 }
 
 // answers is the readiness of a Vault that may be sealed.
@@ -144,7 +169,7 @@ func (v *Vault) Init(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("initialising %s: %w", v.Name(), err)
 	}
-	v.keys.unseal, v.keys.root = Secret(answer.KeysB64[0]), Secret(answer.RootToken)
+	v.keys.unseal, v.keys.root = NewSecret(answer.KeysB64[0]), NewSecret(answer.RootToken)
 	v.client.SetToken(answer.RootToken)
 	return nil
 }
@@ -185,7 +210,8 @@ func (v *Vault) unsealOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if leader.IsSelf && !leader.ActiveTime.IsZero() || v.options.Peer != nil && leader.LeaderAddress != "" {
+	active := !leader.HAEnabled || leader.IsSelf && !leader.ActiveTime.IsZero()
+	if active || v.options.Peer != nil && leader.LeaderAddress != "" {
 		return v.healthy(ctx)
 	}
 	return errors.New("it is unsealed and not active yet")

@@ -34,7 +34,7 @@ type InmemStorage struct{}
 
 func (r RaftStorage) stanza(v *Vault, dir string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "storage \"raft\" {\n  path = %q\n  node_id = %q\n  performance_multiplier = 1\n", dir, filepath.Base(dir))
+	fmt.Fprintf(&b, "storage \"raft\" {\n  path = %q\n  node_id = %q\n  performance_multiplier = 1\n  autopilot_reconcile_interval = \"200ms\"\n  autopilot_update_interval = \"100ms\"\n", dir, filepath.Base(dir))
 	if r.MaxEntrySize != 0 {
 		fmt.Fprintf(&b, "  max_entry_size = \"%d\"\n", r.MaxEntrySize)
 	}
