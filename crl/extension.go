@@ -82,7 +82,7 @@ func (s *Summary) authorityKeyID(e extension) error {
 		if err != nil {
 			return err
 		}
-		s.AuthorityKeyID = append([]byte{}, id.rest...)
+		s.AuthorityKeyID = s.keep(id.rest)
 	}
 	return e.value.done("the authority key identifier")
 }

@@ -1,68 +1,108 @@
 package crl
 
 import (
-	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
 	"strconv"
-	"unicode/utf16"
 	"unicode/utf8"
 )
 
-// name reads the contents of a Name: a SEQUENCE of RDNs (RFC 5280 section
-// 4.1.2.4).
-func (c *cursor) name() (pkix.RDNSequence, error) {
-	var rdns pkix.RDNSequence
+// attributeNames are the attribute types that pkix.RDNSequence prints by name,
+// by the contents of their object identifier.
+var attributeNames = map[string]string{
+	"\x55\x04\x03": "CN", "\x55\x04\x05": "SERIALNUMBER", "\x55\x04\x06": "C", "\x55\x04\x07": "L", "\x55\x04\x08": "ST",
+	"\x55\x04\x09": "STREET", "\x55\x04\x0a": "O", "\x55\x04\x0b": "OU", "\x55\x04\x11": "POSTALCODE",
+}
+
+// name reads the contents of a Name, a SEQUENCE of RDNs (RFC 5280 section
+// 4.1.2.4), and prints it as pkix.RDNSequence does: the last RDN first.
+func (c *cursor) name() (string, error) {
+	name, count := "", 0
+	var room [128]byte
 	for !c.empty() {
 		set, err := c.read("relative distinguished name", tagSet)
 		if err != nil {
-			return nil, err
+			return "", err
 		}
-		var rdn pkix.RelativeDistinguishedNameSET
-		for !set.empty() {
-			attribute, err := set.attribute()
-			if err != nil {
-				return nil, err
+		rdn := room[:0]
+		for first := true; !set.empty(); first = false {
+			if !first {
+				rdn = append(rdn, '+')
 			}
-			rdn = append(rdn, attribute)
+			if rdn, err = set.attribute(rdn); err != nil {
+				return "", err
+			}
 		}
-		rdns = append(rdns, rdn)
+		if count++; count > 1 {
+			rdn = append(append(rdn, ','), name...)
+		}
+		name = string(rdn)
 	}
-	return rdns, nil
+	return name, nil
 }
 
-func (c *cursor) attribute() (pkix.AttributeTypeAndValue, error) {
-	var a pkix.AttributeTypeAndValue
+// attribute reads one AttributeTypeAndValue and appends its text to rdn.
+func (c *cursor) attribute(rdn []byte) ([]byte, error) {
 	pair, err := c.read("attribute of the issuer", tagSequence)
 	if err != nil {
-		return a, err
+		return nil, err
 	}
 	id, err := pair.oid("attribute type")
 	if err != nil {
-		return a, err
+		return nil, err
 	}
-	a.Type, _ = parseOID(nil, id.rest)
 	at := pair.at
 	tag, value, err := pair.next("attribute value")
 	if err != nil {
-		return a, err
+		return nil, err
 	}
 	text, problem := decodeString(tag, value.rest)
 	if problem != "" {
-		return a, &SyntaxError{Offset: at, Want: "attribute value", Got: problem}
+		return nil, &SyntaxError{Offset: at, Want: "attribute value", Got: problem}
 	}
-	a.Value = text
-	return a, pair.done("the attribute")
+	if err := pair.done("the attribute"); err != nil {
+		return nil, err
+	}
+	if known, ok := attributeNames[string(id.rest)]; ok {
+		rdn = append(append(rdn, known...), '=')
+		return appendEscaped(rdn, text), nil
+	}
+	components, _ := parseOID(nil, id.rest)
+	der, err := asn1.Marshal(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("printing attribute %v of the issuer: %w", components, err)
+	}
+	return fmt.Appendf(rdn, "%v=#%x", components, der), nil
+}
+
+// appendEscaped appends the text as RFC 2253 section 2.4 escapes it.
+func appendEscaped(rdn, text []byte) []byte {
+	for i, o := range text {
+		special := false
+		switch o {
+		case ',', '+', '"', '\\', '<', '>', ';':
+			special = true
+		case ' ':
+			special = i == 0 || i == len(text)-1
+		case '#':
+			special = i == 0
+		}
+		if special {
+			rdn = append(rdn, '\\')
+		}
+		rdn = append(rdn, o)
+	}
+	return rdn
 }
 
 // decodeString decodes the string types that crypto/x509 knows, with the same
 // leniency: * and & in a PrintableString, Latin-1 as T61String, the Basic
 // Multilingual Plane alone as BMPString.
-func decodeString(tag byte, b []byte) (text, problem string) {
+func decodeString(tag byte, b []byte) (text []byte, problem string) {
 	switch tag {
 	case tagUTF8String:
 		if !utf8.Valid(b) {
-			return "", "invalid UTF-8 in a UTF8String"
+			return nil, "invalid UTF-8 in a UTF8String"
 		}
 	case tagPrintableString:
 		return checked(b, "PrintableString", isPrintable)
@@ -71,26 +111,25 @@ func decodeString(tag byte, b []byte) (text, problem string) {
 	case tagNumericString:
 		return checked(b, "NumericString", func(o byte) bool { return '0' <= o && o <= '9' || o == ' ' })
 	case tagT61String:
-		runes := make([]rune, len(b))
-		for i, o := range b {
-			runes[i] = rune(o)
+		for _, o := range b {
+			text = utf8.AppendRune(text, rune(o))
 		}
-		return string(runes), ""
+		return text, ""
 	case tagBMPString:
 		return decodeBMP(b)
 	default:
-		return "", "a value that is no string: " + tagName(tag)
+		return nil, "a value that is no string: " + tagName(tag)
 	}
-	return string(b), ""
+	return b, ""
 }
 
-func checked(b []byte, kind string, allowed func(byte) bool) (text, problem string) {
+func checked(b []byte, kind string, allowed func(byte) bool) (text []byte, problem string) {
 	for _, o := range b {
 		if !allowed(o) {
-			return "", fmt.Sprintf("0x%02x in a %s", o, kind)
+			return nil, fmt.Sprintf("0x%02x in a %s", o, kind)
 		}
 	}
-	return string(b), ""
+	return b, ""
 }
 
 func isPrintable(o byte) bool {
@@ -105,22 +144,21 @@ func isPrintable(o byte) bool {
 	return false
 }
 
-func decodeBMP(b []byte) (text, problem string) {
+func decodeBMP(b []byte) (text []byte, problem string) {
 	if len(b)%2 != 0 {
-		return "", "a BMPString of an odd number of bytes"
+		return nil, "a BMPString of an odd number of bytes"
 	}
 	if n := len(b); n >= 2 && b[n-2] == 0 && b[n-1] == 0 {
 		b = b[:n-2] // some writers end it with NUL
 	}
-	points := make([]uint16, 0, len(b)/2)
 	for ; len(b) > 0; b = b[2:] {
-		p := uint16(b[0])<<8 | uint16(b[1])
+		p := rune(b[0])<<8 | rune(b[1])
 		if p >= 0xfffe || p >= 0xfdd0 && p <= 0xfdef || p >= 0xd800 && p <= 0xdfff {
-			return "", fmt.Sprintf("U+%04X in a BMPString", p)
+			return nil, fmt.Sprintf("U+%04X in a BMPString", p)
 		}
-		points = append(points, p)
+		text = utf8.AppendRune(text, p)
 	}
-	return string(utf16.Decode(points)), ""
+	return text, ""
 }
 
 // oid reads an OBJECT IDENTIFIER and returns its contents, checked.

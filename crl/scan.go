@@ -63,6 +63,7 @@ type scanner struct {
 	sum       Summary
 	reasons   [len(reasonNames)]int64 // entries by reason code
 	algorithm []byte                  // contents of the inner AlgorithmIdentifier
+	digest    [64]byte                // room for the longest
 }
 
 func (s *scanner) list() error {
@@ -125,7 +126,7 @@ func (s *scanner) tbsCertList(end int64) error {
 		return err
 	}
 	if s.in.hash != nil {
-		s.sum.signed.digest = s.in.hash.Sum(nil)
+		s.sum.signed.digest = s.sum.keep(s.in.hash.Sum(s.digest[:0]))
 	}
 	return nil
 }
@@ -152,7 +153,7 @@ func (s *scanner) innerAlgorithm(from, end int64) error {
 	if err != nil {
 		return err
 	}
-	s.algorithm = bytes.Clone(fields.rest)
+	s.algorithm = s.sum.keep(fields.rest)
 	algorithm, hash, err := fields.algorithm()
 	if err != nil {
 		return err
@@ -169,13 +170,9 @@ func (s *scanner) issuer(end int64) error {
 	if err != nil {
 		return err
 	}
-	s.sum.RawIssuer = bytes.Clone(fields.raw)
-	name, err := fields.name()
-	if err != nil {
-		return err
-	}
-	s.sum.Issuer = name.String()
-	return nil
+	s.sum.RawIssuer = s.sum.keep(fields.raw)
+	s.sum.Issuer, err = fields.name()
+	return err
 }
 
 func (s *scanner) updates(end int64) error {
@@ -395,6 +392,6 @@ func (s *scanner) signature(end int64) error {
 		return &SyntaxError{Offset: bits.at, Want: "signature: BIT STRING with its unused bits zero", Got: quote(b)}
 	}
 	// As crypto/x509 does, should the bits not fill the octets.
-	s.sum.signed.signature = bytes.Clone(asn1.BitString{Bytes: b[1:], BitLength: 8*(len(b)-1) - int(b[0])}.RightAlign())
+	s.sum.signed.signature = s.sum.keep(asn1.BitString{Bytes: b[1:], BitLength: 8*(len(b)-1) - int(b[0])}.RightAlign())
 	return nil
 }

@@ -51,10 +51,21 @@ type Summary struct {
 	SignatureAlgorithm x509.SignatureAlgorithm
 
 	signed signedPart
+	kept   []byte // what the fields of octets share: one allocation for all
 }
 
 // Delta tells whether the list is a delta CRL.
 func (s Summary) Delta() bool { return s.BaseNumber != nil }
+
+// keep copies b out of the scan's window.
+func (s *Summary) keep(b []byte) []byte {
+	if s.kept == nil {
+		s.kept = make([]byte, 0, 512)
+	}
+	from := len(s.kept)
+	s.kept = append(s.kept, b...)
+	return s.kept[from:len(s.kept):len(s.kept)]
+}
 
 // signedPart is what Verify needs of a list that is no longer there.
 type signedPart struct {

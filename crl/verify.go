@@ -77,7 +77,7 @@ func rawName(der []byte) string {
 	c := cursor{rest: der}
 	if fields, err := c.read("name", tagSequence); err == nil {
 		if name, err := fields.name(); err == nil {
-			return name.String()
+			return name
 		}
 	}
 	return fmt.Sprintf("0x%x", der)
