@@ -57,3 +57,16 @@ type TooLargeError struct {
 func (e *TooLargeError) Error() string {
 	return "CRL over the limit of Vault's storage: " + e.Message
 }
+
+// RefusedError says that Vault understood a request and refused it (a status
+// of the 400s other than a missing permission). What was asked did not happen.
+type RefusedError struct {
+	Path    string
+	Status  int
+	Message string // Vault's own words
+}
+
+// Error quotes Vault.
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("vault refused %s with status %d: %s", e.Path, e.Status, e.Message)
+}

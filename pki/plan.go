@@ -156,7 +156,7 @@ func earliest(o Observation, p Policy) (time.Time, string) {
 	interval, vain := p.MinInterval, 0
 	for i := len(o.Record.History) - 1; i >= 0; i-- {
 		run := o.Record.History[i]
-		if run.Foreign || run.neverStarted() {
+		if run.Foreign || run.NeverStarted() {
 			continue
 		}
 		if run.Outcome == OutcomeOK || run.Outcome == OutcomeInterrupted {
@@ -184,7 +184,7 @@ func earliest(o Observation, p Policy) (time.Time, string) {
 func lastRun(o Observation) time.Time {
 	var last time.Time
 	for _, run := range o.Record.History {
-		if !run.neverStarted() && run.EndedAt.After(last) {
+		if !run.NeverStarted() && run.EndedAt.After(last) {
 			last = run.EndedAt
 		}
 	}

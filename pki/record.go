@@ -82,6 +82,7 @@ type Run struct {
 	PreviousStart time.Time `json:"previousStart,omitzero"`
 	StartedAt     time.Time `json:"startedAt,omitzero"` // Vault's; zero: not seen
 
+	Attempts    int       `json:"attempts,omitempty"` // at the present step
 	State       RunState  `json:"state,omitempty"`
 	Deleted     *int64    `json:"deleted,omitempty"` // revocations; nil: unknown
 	Error       string    `json:"error,omitempty"`
@@ -115,7 +116,7 @@ func (r Record) Last() *Run {
 	return &r.History[len(r.History)-1]
 }
 
-// neverStarted tells whether r left no trace in Vault.
-func (r Run) neverStarted() bool {
+// NeverStarted tells whether r left no trace in Vault.
+func (r Run) NeverStarted() bool {
 	return r.Outcome == OutcomeInterrupted && r.StartedAt.IsZero() && r.State == ""
 }

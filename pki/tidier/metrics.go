@@ -1,0 +1,105 @@
+package tidier
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pkiwarden/pkiwarden/pki"
+)
+
+// metrics are the series of all mounts. What is unknown has no series.
+type metrics struct {
+	registerer  prometheus.Registerer
+	runs        *prometheus.CounterVec
+	effective   *prometheus.GaugeVec
+	next        *prometheus.GaugeVec
+	reclaimable *prometheus.GaugeVec
+}
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "pkiwarden", Name: name, Help: help}, []string{"mount"})
+	}
+	m := &metrics{
+		registerer: r,
+		runs: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "pkiwarden",
+			Name:      "tidy_runs_total",
+			Help:      "Runs of tidy that were decided here and concluded by this instance, by result: ok, no_effect, failed, interrupted, refused.",
+		}, []string{"mount", "result"}),
+		effective:   gauge("tidy_last_effective_timestamp_seconds", "When the last tidy ended that made a CRL smaller, as measured."),
+		next:        gauge("tidy_next_timestamp_seconds", "When the next tidy is due at the earliest by what is known now; absent when unknown or switched off."),
+		reclaimable: gauge("crl_reclaimable_entries", "Entries that a tidy would surely remove from the mount's CRLs now: a lower bound; absent when unknown."),
+	}
+	if r == nil {
+		return m, nil
+	}
+	for i, c := range m.all() {
+		if err := r.Register(c); err != nil {
+			for _, registered := range m.all()[:i] {
+				r.Unregister(registered)
+			}
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) all() []prometheus.Collector {
+	return []prometheus.Collector{m.runs, m.effective, m.next, m.reclaimable}
+}
+
+func (m *metrics) unregister() {
+	if m.registerer == nil {
+		return
+	}
+	for _, c := range m.all() {
+		m.registerer.Unregister(c)
+	}
+}
+
+// concluded counts a run.
+func (m *metrics) concluded(mount pki.Mount, outcome pki.Outcome) {
+	m.runs.WithLabelValues(mount.Name(), string(outcome)).Inc()
+}
+
+// publish replaces the gauges by what the views say.
+func (m *metrics) publish(views []*view, policy pki.Policy, now time.Time) {
+	m.next.Reset()
+	m.reclaimable.Reset()
+	m.effective.Reset()
+	for _, v := range views {
+		name := v.mount.Name()
+		if policy.Enabled {
+			for _, outcome := range pki.Outcomes {
+				m.runs.WithLabelValues(name, string(outcome))
+			}
+		}
+		if at := v.record.EffectiveAt; !at.IsZero() {
+			m.effective.WithLabelValues(name).Set(unix(at))
+		}
+		if v.observation.CRLs != nil && v.decision.Estimate.LowKnown {
+			m.reclaimable.WithLabelValues(name).Set(float64(v.decision.Estimate.Low))
+		}
+		next := v.decision.Until
+		if v.decision.Verdict == pki.RunNow {
+			next = now
+		}
+		if policy.Enabled && v.decision.Verdict != pki.CannotHelp && !next.IsZero() {
+			m.next.WithLabelValues(name).Set(unix(next))
+		}
+	}
+}
+
+func unix(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
+
+// isDenied tells whether err is a missing permission.
+func isDenied(err error) (pki.PermissionError, bool) {
+	var denied *pki.PermissionError
+	if errors.As(err, &denied) {
+		return *denied, true
+	}
+	return pki.PermissionError{}, false
+}

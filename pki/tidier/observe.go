@@ -1,0 +1,149 @@
+package tidier
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pkiwarden/pkiwarden/pki"
+)
+
+// ttlLifetime is how long the longest TTL of a mount is believed: it takes one
+// request per role.
+const ttlLifetime = time.Hour
+
+type cachedTTL struct {
+	longest pki.LongestTTL
+	at      time.Time
+}
+
+// view is one mount as it was last seen, with its record and what was decided.
+type view struct {
+	mount   pki.Mount
+	key     string
+	record  pki.Record
+	version string // of record, in the state
+
+	observation pki.Observation
+	decision    pki.Decision
+}
+
+// survey is what holds for all mounts.
+type survey struct {
+	health   pki.Health
+	cluster  string
+	mounts   []pki.Mount // all of the PKI
+	statuses map[pki.Mount]pki.TidyStatus
+	errs     map[pki.Mount]error // of statuses
+}
+
+// survey looks at Vault and at the tidy-status of every PKI mount, wanted or
+// not: they tidy one at a time.
+func (t *Tidier) survey(ctx context.Context) (*survey, error) {
+	s := &survey{statuses: make(map[pki.Mount]pki.TidyStatus), errs: make(map[pki.Mount]error)}
+	var err error
+	if s.health, err = t.o.Vault.Health(ctx); err != nil {
+		return nil, err
+	}
+	switch {
+	case !s.health.Initialized:
+		return nil, fmt.Errorf("observing mounts: vault is not initialized")
+	case s.health.Sealed:
+		return nil, fmt.Errorf("observing mounts: %w", pki.ErrSealed)
+	}
+	if s.cluster = s.health.ClusterID; s.cluster == "" {
+		if s.cluster, err = t.o.Vault.ClusterID(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if s.mounts, err = t.o.Vault.Mounts(ctx); err != nil {
+		return nil, err
+	}
+	for _, m := range s.mounts {
+		if s.statuses[m], err = t.o.Vault.TidyStatus(ctx, m); err != nil {
+			s.errs[m] = err
+			delete(s.statuses, m)
+		}
+	}
+	return s, nil
+}
+
+// otherRun names a mount other than m that is being tidied.
+func (s *survey) otherRun(m pki.Mount) string {
+	for _, other := range s.mounts {
+		if other != m && s.statuses[other].State.Active() {
+			return other.Name()
+		}
+	}
+	return ""
+}
+
+// look observes one mount, reads its record and plans by p. Lists are measured
+// now where fresh is true or none is remembered.
+func (t *Tidier) look(ctx context.Context, s *survey, m pki.Mount, p pki.Policy, fresh bool) (*view, error) {
+	v := &view{mount: m, key: Key(s.cluster, m)}
+	if err := t.load(ctx, v); err != nil {
+		return nil, err
+	}
+	o := pki.Observation{Mount: m, Health: s.health, OtherRun: s.otherRun(m), Record: v.record}
+	if err := s.errs[m]; err != nil {
+		if err := note(&o, err); err != nil {
+			return nil, err
+		}
+	} else {
+		status := s.statuses[m]
+		o.Status = &status
+	}
+	if err := t.readConfig(ctx, m, &o); err != nil {
+		return nil, err
+	}
+	crls, known := t.o.CRLs.Latest(m)
+	if fresh || !known {
+		var err error
+		if crls, err = t.o.CRLs.Measure(ctx, m); err != nil {
+			return nil, fmt.Errorf("measuring CRLs of mount %s: %w", m.Name(), err)
+		}
+	}
+	o.CRLs = append([]pki.CRL{}, crls...)
+	v.observation = o
+	v.decision = pki.Plan(o, p, t.now())
+	return v, nil
+}
+
+// readConfig fills in what config and roles of the mount say.
+func (t *Tidier) readConfig(ctx context.Context, m pki.Mount, o *pki.Observation) error {
+	if c, err := t.o.Vault.CRLConfig(ctx, m); err == nil {
+		o.CRLConfig = &c
+	} else if err := note(o, err); err != nil {
+		return err
+	}
+	if a, err := t.o.Vault.AutoTidy(ctx, m); err == nil {
+		o.AutoTidy = &a
+	} else if err := note(o, err); err != nil {
+		return err
+	}
+	longest, err := t.longestTTL(ctx, m)
+	o.LongestTTL = longest
+	return note(o, err)
+}
+
+func (t *Tidier) longestTTL(ctx context.Context, m pki.Mount) (pki.LongestTTL, error) {
+	if c, ok := t.ttls[m]; ok && t.now().Sub(c.at) < ttlLifetime {
+		return c.longest, nil
+	}
+	longest, err := t.o.Vault.LongestTTL(ctx, m)
+	if err == nil {
+		t.ttls[m] = cachedTTL{longest, t.now()}
+	}
+	return longest, err
+}
+
+// note keeps a missing permission in o, to become a finding, and returns any
+// other error.
+func note(o *pki.Observation, err error) error {
+	if denied, ok := isDenied(err); ok {
+		o.Denied = append(o.Denied, denied)
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,180 @@
+package tidier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pkiwarden/pkiwarden/pki"
+)
+
+// Request is what the one-shot command asks for. Asking is the switch: it runs
+// whether or not Policy.Enabled is set, unless DryRun.
+type Request struct {
+	Mounts []string // names; none: those that Options.Mounts selects
+	DryRun bool     // say what would be done, and change nothing
+	Force  bool     // skip the thresholds, nothing else
+	Wait   bool     // follow to the proof
+}
+
+// Report is what became of one mount.
+type Report struct {
+	Mount     string         `json:"mount"`
+	Run       bool           `json:"run"` // this call started a run
+	Reason    string         `json:"reason"`
+	Predicted pki.Prediction `json:"predicted"`
+	Result    *Result        `json:"result"` // nil without a run that was seen to its end
+}
+
+// Result is what a run achieved, as measured.
+type Result struct {
+	State         pki.RunState `json:"state"`
+	Deleted       *int64       `json:"deleted"` // revocations; nil where Vault forgot
+	EntriesBefore int64        `json:"entriesBefore"`
+	EntriesAfter  int64        `json:"entriesAfter"`
+	BytesBefore   int64        `json:"bytesBefore"`
+	BytesAfter    int64        `json:"bytesAfter"`
+	CRLRotated    bool         `json:"crlRotated"`
+}
+
+// Tidy looks at each mount asked for, one after the other, and does what is
+// decided. It returns a Report for each mount that it could look at, in order,
+// with an error where a mount could not be looked at or is not there, where
+// Vault refused a run or one failed, and where ctx ended before the proof. A
+// run that is not due, or is somebody else's, is no error.
+func (t *Tidier) Tidy(ctx context.Context, r Request) ([]Report, error) {
+	leave, err := t.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+
+	s, err := t.survey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := t.wanted(s, r)
+	if err != nil {
+		return nil, err
+	}
+	policy := t.o.Policy
+	policy.Enabled, policy.Force = true, r.Force
+	var reports []Report
+	var errs []error
+	for _, m := range mounts {
+		report, err := t.tidyMount(ctx, m, policy, r)
+		if report != nil {
+			reports = append(reports, *report)
+		}
+		errs = append(errs, err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return reports, errors.Join(errs...)
+}
+
+// wanted are the mounts asked for.
+func (t *Tidier) wanted(s *survey, r Request) ([]pki.Mount, error) {
+	if len(r.Mounts) == 0 {
+		return pki.Select(s.mounts, t.o.Mounts), nil
+	}
+	var wanted []pki.Mount
+	for _, name := range r.Mounts {
+		i := slices.IndexFunc(s.mounts, func(m pki.Mount) bool { return m.Name() == strings.Trim(name, "/") })
+		if i < 0 {
+			var known []string
+			for _, m := range s.mounts {
+				known = append(known, m.Name())
+			}
+			return nil, fmt.Errorf("no PKI mount %q among those that Vault shows: %s", name, strings.Join(known, ", "))
+		}
+		if !slices.Contains(wanted, s.mounts[i]) {
+			wanted = append(wanted, s.mounts[i])
+		}
+	}
+	return wanted, nil
+}
+
+// tidyMount looks, decides, acts and reports. Coming second to another
+// instance means to look again.
+func (t *Tidier) tidyMount(ctx context.Context, m pki.Mount, p pki.Policy, r Request) (*Report, error) {
+	for {
+		s, err := t.survey(ctx)
+		if err != nil {
+			return nil, err
+		}
+		v, err := t.look(ctx, s, m, p, true)
+		if err != nil {
+			return nil, err
+		}
+		report := &Report{Mount: m.Name(), Reason: v.decision.Reason, Predicted: v.decision.Predicted}
+		switch {
+		case v.decision.Verdict == pki.Follow && v.record.Run != nil:
+			report.Predicted = v.record.Run.Predicted
+			run, err := t.settle(ctx, v, report, r)
+			if err == nil && run.NeverStarted() {
+				continue // what another instance left behind before it asked Vault
+			}
+			return report, err
+		case r.DryRun && v.decision.Verdict == pki.RunNow:
+			report.Reason = "dry run, a run is due: " + report.Reason
+			return report, nil
+		case r.DryRun:
+			return report, nil
+		case v.decision.Verdict == pki.Follow:
+			err = t.adopt(ctx, v)
+		case v.decision.Verdict == pki.RunNow:
+			err = t.start(ctx, v)
+		default:
+			return report, nil
+		}
+		if errors.Is(err, pki.ErrConflict) {
+			if err := sleep(ctx, pollFirst); err != nil {
+				return report, err
+			}
+			continue
+		}
+		if err != nil {
+			report.Reason += "; " + err.Error()
+			return report, err
+		}
+		report.Run = !v.record.Run.Foreign
+		_, err = t.settle(ctx, v, report, r)
+		return report, err
+	}
+}
+
+// settle follows v's open run to its proof, where the request waits for it,
+// and completes the report. It returns the run as it is then.
+func (t *Tidier) settle(ctx context.Context, v *view, report *Report, r Request) (pki.Run, error) {
+	if !r.Wait || r.DryRun {
+		return *v.record.Run, nil
+	}
+	run, err := t.follow(ctx, v, time.Time{}, t.o.Patience)
+	if err != nil {
+		return run, err
+	}
+	if run.Outcome != pki.OutcomeOK {
+		report.Reason += "; afterwards: " + run.Explanation
+	}
+	if run.After != nil {
+		report.Result = &Result{
+			State:         run.State,
+			Deleted:       run.Deleted,
+			EntriesBefore: run.Before.Entries,
+			EntriesAfter:  run.After.Entries,
+			BytesBefore:   run.Before.Bytes,
+			BytesAfter:    run.After.Bytes,
+			CRLRotated:    run.Rotated,
+		}
+	}
+	switch {
+	case !report.Run, run.Outcome == pki.OutcomeOK, run.Outcome == pki.OutcomeNoEffect:
+		return run, nil
+	}
+	return run, fmt.Errorf("tidy of mount %s: %s: %s", v.mount.Name(), run.Outcome, run.Explanation)
+}

@@ -1,0 +1,104 @@
+package tidier
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/pkiwarden/pkiwarden/pki"
+)
+
+// maxRecord is what a record may take in the state.
+const maxRecord = 64 << 10
+
+// maxText caps each text that comes from outside and is kept in a record.
+const maxText = 400
+
+// Key is the key of a mount's record: the Vault cluster's ID and the mount's
+// UUID, in lower-case letters, digits, and dashes only.
+func Key(clusterID string, m pki.Mount) string {
+	id := m.UUID
+	if id == "" { // a Vault that does not tell: then the name has to do
+		sum := sha256.Sum256([]byte(m.Name()))
+		id = "name-" + hex.EncodeToString(sum[:8])
+	}
+	return "tidy-" + plain(clusterID) + "-" + plain(id)
+}
+
+func plain(id string) string {
+	return strings.Map(func(c rune) rune {
+		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' {
+			return c
+		}
+		return '-'
+	}, strings.ToLower(id))
+}
+
+// load reads the mount's record into v.
+func (t *Tidier) load(ctx context.Context, v *view) error {
+	data, version, err := t.o.State.Get(ctx, v.key)
+	if err != nil {
+		return fmt.Errorf("reading tidy record of mount %s: %w", v.mount.Name(), err)
+	}
+	record := pki.Record{Version: pki.RecordVersion, Mount: v.mount.Name()}
+	if data != nil {
+		record = pki.Record{}
+		if err := json.Unmarshal(data, &record); err != nil {
+			return fmt.Errorf("reading tidy record of mount %s: decoding state %q: %w", v.mount.Name(), v.key, err)
+		}
+		if record.Version != pki.RecordVersion {
+			return fmt.Errorf("reading tidy record of mount %s: state %q has version %d, this pkiwarden knows version %d: run one version only, or delete the key",
+				v.mount.Name(), v.key, record.Version, pki.RecordVersion)
+		}
+	}
+	v.record, v.version = record, version
+	return nil
+}
+
+// save writes record as the mount's, provided that it is still as v has it,
+// and makes it v's. Its error wraps [pki.ErrConflict] where it is not: then v
+// is as before.
+func (t *Tidier) save(ctx context.Context, v *view, record pki.Record) error {
+	data, err := encode(record)
+	if err != nil {
+		return fmt.Errorf("writing tidy record of mount %s: %w", v.mount.Name(), err)
+	}
+	version, err := t.o.State.Put(ctx, v.key, data, v.version)
+	if err != nil {
+		return fmt.Errorf("writing tidy record of mount %s: %w", v.mount.Name(), err)
+	}
+	v.record, v.version = record, version
+	return nil
+}
+
+// saveRun is save with the open run replaced.
+func (t *Tidier) saveRun(ctx context.Context, v *view, run pki.Run) error {
+	record := v.record
+	record.Run = &run
+	return t.save(ctx, v, record)
+}
+
+// encode leaves out the oldest runs where the record would be too long.
+func encode(record pki.Record) ([]byte, error) {
+	for {
+		data, err := json.Marshal(record)
+		if err != nil || len(data) <= maxRecord {
+			return data, err
+		}
+		if len(record.History) == 0 {
+			return nil, fmt.Errorf("record takes %d bytes, %d are allowed", len(data), maxRecord)
+		}
+		record.History = record.History[1:]
+	}
+}
+
+// shorten cuts text to what a record keeps.
+func shorten(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxText], "") + " …"
+}
