@@ -163,17 +163,26 @@ func (p *Program) awaitReady(ctx context.Context) error {
 	r := p.current()
 	ctx, cancel := context.WithTimeoutCause(ctx, p.options.ReadyWithin, fmt.Errorf("not ready within %s", p.options.ReadyWithin))
 	defer cancel()
-	for {
-		err := p.options.Ready(ctx)
-		if err == nil {
-			return nil
-		}
+	go func() {
 		select {
 		case <-r.ended:
-			return fmt.Errorf("it ended before it was ready: %s", r.cmd.ProcessState)
+			cancel() // Ready may hang on another's listener
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
-		case <-time.After(pollInterval):
+		}
+	}()
+	for {
+		err := p.options.Ready(ctx)
+		waitErr := context.Cause(ctx)
+		if err != nil && waitErr == nil {
+			waitErr = sleep(ctx, pollInterval)
+		}
+		switch {
+		case r.over(): // though someone answered, perhaps
+			return fmt.Errorf("it ended before it was ready: %s", r.cmd.ProcessState)
+		case err == nil:
+			return nil
+		case waitErr != nil:
+			return fmt.Errorf("%w: %w", waitErr, err)
 		}
 	}
 }
@@ -340,9 +349,9 @@ func (p *Program) WaitForLog(ctx context.Context, pattern string) (string, error
 	}
 	for {
 		over := !p.Running() // asked first: what it wrote last must be seen
-		for line := range strings.Lines(p.Log()) {
+		for line := range strings.SplitSeq(p.Log(), "\n") {
 			if expression.MatchString(line) {
-				return strings.TrimRight(line, "\n"), nil
+				return line, nil
 			}
 		}
 		if over {
