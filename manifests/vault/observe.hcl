@@ -1,0 +1,54 @@
+# What pkiwarden needs to see: mounts, CRLs, their settings, how tidy is doing.
+#
+#   vault policy write pkiwarden-observe observe.hcl
+#
+# "+" stands for one path segment: these rules hold for every PKI mount whose
+# path has none of its own slashes ("pki", "pki_int"). For a mount "team/pki"
+# repeat each with "team/pki/…" ("+/+/…" for all of that depth). Vault
+# Enterprise: write the policy into each namespace. To narrow it to one mount,
+# put the mount's name in place of "+".
+#
+# CRLs, certificates, issuers and the seal status need no token at all.
+
+path "sys/mounts" {
+  capabilities = ["read"]
+}
+
+# The raft storage's limit. Needs no sudo.
+path "sys/config/state/sanitized" {
+  capabilities = ["read"]
+}
+
+path "+/config/crl" {
+  capabilities = ["read"]
+}
+
+path "+/config/auto-tidy" {
+  capabilities = ["read"]
+}
+
+path "+/tidy-status" {
+  capabilities = ["read"]
+}
+
+path "+/issuer/+" {
+  capabilities = ["read"]
+}
+
+# The longest TTL of the roles bounds, for free, what a tidy could reclaim.
+path "+/roles" {
+  capabilities = ["list"]
+}
+
+path "+/roles/+" {
+  capabilities = ["read"]
+}
+
+# Its own token, for tokens without the policy "default".
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}
+
+path "auth/token/renew-self" {
+  capabilities = ["update"]
+}

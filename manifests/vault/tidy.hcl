@@ -1,0 +1,20 @@
+# What pkiwarden needs to act (tidy.enabled: true, or the CronJob), on top of
+# observe.hcl; "+" and other mounts as explained there.
+#
+#   vault policy write pkiwarden-tidy tidy.hcl
+#
+# Not in it, and never needed: "pki/*", revoking, issuing, issuers, any config
+# path, sys/raw, sudo.
+
+path "+/tidy" {
+  capabilities = ["update"]
+}
+
+path "+/tidy-cancel" {
+  capabilities = ["update"]
+}
+
+# Reading it rebuilds the CRL: tidy does not, where auto_rebuild is on.
+path "+/crl/rotate" {
+  capabilities = ["read"]
+}
