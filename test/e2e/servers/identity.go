@@ -74,7 +74,18 @@ func (i *Identity) ensureObjects(ctx context.Context) error {
 		ObjectMeta: metav1.ObjectMeta{Name: i.Pod},
 		Spec: corev1.PodSpec{
 			ServiceAccountName: i.ServiceAccount,
-			Containers:         []corev1.Container{{Name: "never-runs", Image: "example.invalid/none"}},
+			// What a namespace that enforces the restricted profile asks for.
+			SecurityContext: &corev1.PodSecurityContext{
+				RunAsNonRoot:   new(true),
+				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+			},
+			Containers: []corev1.Container{{
+				Name: "never-runs", Image: "example.invalid/none",
+				SecurityContext: &corev1.SecurityContext{
+					AllowPrivilegeEscalation: new(false),
+					Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+				},
+			}},
 		},
 	}, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
