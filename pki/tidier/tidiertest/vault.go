@@ -1,0 +1,351 @@
+// Package tidiertest holds a small stateful Vault, and a state, for tests of
+// what drives a tidy. The Vault keeps revocations, builds real CRLs of them
+// when the real one would, and tidies by its rules and at its own pace.
+package tidiertest
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"math/big"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pkiwarden/pkiwarden/crl"
+	"github.com/pkiwarden/pkiwarden/pki"
+)
+
+// Revocation is one revoked certificate.
+type Revocation struct {
+	RevokedAt time.Time
+	NotAfter  time.Time
+	serial    int64
+}
+
+// Mount is one PKI mount. Tests set its fields before they use the Vault, and
+// through Vault.Change afterwards.
+type Mount struct {
+	pki.Mount
+	Config     pki.CRLConfig
+	LongestTTL pki.LongestTTL
+	Limit      crl.Limit
+	Pace       time.Duration // how long a run takes
+
+	RunError   string // ends every run in Error, after it deleted
+	RebuildErr error  // what building a CRL answers
+
+	Revoked []Revocation
+	Status  pki.TidyStatus
+	Runs    int // started
+
+	Rotations int
+
+	key    *ecdsa.PrivateKey
+	cert   *x509.Certificate
+	list   crl.Summary
+	number int64
+	serial int64
+	ends   time.Time // of the run that is on
+	buffer time.Duration
+}
+
+// Vault is a fake of what the tidier drives. It implements tidier.Vault and
+// tidier.CRLs.
+type Vault struct {
+	Now func() time.Time
+
+	// Before, where set, is called before each operation, with its name (that of
+	// the method) and mount; its error is the operation's. After is called after
+	// it, before its answer is given.
+	Before, After func(op string, m pki.Mount) error
+
+	mu     sync.Mutex
+	health pki.Health
+	mounts []*Mount
+}
+
+// New makes an unsealed Vault, active for a day, with the given mounts, whose
+// lists it builds.
+func New(now func() time.Time, mounts ...*Mount) (*Vault, error) {
+	v := &Vault{
+		Now:    now,
+		health: pki.Health{Initialized: true, ActiveSince: now().Add(-24 * time.Hour), ClusterID: "0F3A-cluster", Version: "1.21.1"},
+		mounts: mounts,
+	}
+	for i, m := range mounts {
+		if m.UUID == "" {
+			m.UUID = fmt.Sprintf("uuid-%d", i)
+		}
+		if m.Status.State == "" {
+			m.Status.State = pki.TidyInactive
+		}
+		if err := m.issue(now()); err != nil {
+			return nil, err
+		}
+		if err := m.rebuild(now()); err != nil {
+			return nil, err
+		}
+	}
+	return v, nil
+}
+
+// Change lets f change Vault's health and mounts.
+func (v *Vault) Change(f func(health *pki.Health, mounts []*Mount)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.progress()
+	f(&v.health, v.mounts)
+}
+
+// Revoke adds n revocations, of certificates that expire at notAfter, and
+// rebuilds the list unless the mount does so by time.
+func (m *Mount) Revoke(n int, at, notAfter time.Time) {
+	for range n {
+		m.serial++
+		m.Revoked = append(m.Revoked, Revocation{RevokedAt: at, NotAfter: notAfter, serial: m.serial})
+	}
+}
+
+// Forget makes Vault forget its runs, as a failover does; one that is on ends
+// there. What it deleted stays deleted.
+func (m *Mount) Forget() {
+	m.ends = time.Time{}
+	m.Status = pki.TidyStatus{State: pki.TidyInactive}
+}
+
+// enter begins an operation.
+func (v *Vault) enter(ctx context.Context, op string, m pki.Mount) (*Mount, error) {
+	if v.Before != nil {
+		if err := v.Before(op, m); err != nil {
+			return nil, err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	v.mu.Lock()
+	v.progress()
+	if m == (pki.Mount{}) {
+		return nil, nil
+	}
+	for _, known := range v.mounts {
+		if known.Mount == m {
+			return known, nil
+		}
+	}
+	v.mu.Unlock()
+	return nil, &pki.RefusedError{Path: m.Path, Status: 404, Message: "no handler for route"}
+}
+
+// leave ends an operation.
+func (v *Vault) leave(op string, m pki.Mount) error {
+	v.mu.Unlock()
+	if v.After != nil {
+		return v.After(op, m)
+	}
+	return nil
+}
+
+// progress ends the runs whose time has come.
+func (v *Vault) progress() {
+	now := v.Now()
+	for _, m := range v.mounts {
+		if m.Status.State.Active() && !now.Before(m.ends) {
+			m.finish()
+		}
+	}
+}
+
+// finish does what a run does at its end: delete, and rebuild where Vault does.
+func (m *Mount) finish() {
+	before := len(m.Revoked)
+	m.Revoked = slices.DeleteFunc(m.Revoked, func(r Revocation) bool { return m.ends.Sub(r.NotAfter) > m.buffer })
+	m.Status.RevokedDeleted = int64(before - len(m.Revoked))
+	m.Status.FinishedAt = m.ends
+	m.Status.State = pki.TidyFinished
+	if m.RunError != "" {
+		m.Status.State, m.Status.Error = pki.TidyError, m.RunError
+		return
+	}
+	if m.Status.RevokedDeleted > 0 && !m.Config.AutoRebuild {
+		if err := m.rebuild(m.ends); err != nil {
+			m.Status.State, m.Status.Error = pki.TidyError, err.Error()
+		}
+	}
+}
+
+// issue makes the mount's issuer.
+func (m *Mount) issue(now time.Time) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{CommonName: "issuer of " + m.Path},
+		NotBefore:             now.Add(-time.Hour),
+		NotAfter:              now.AddDate(50, 0, 0),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageCRLSign,
+		SubjectKeyId:          []byte(m.UUID),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return err
+	}
+	m.key = key
+	m.cert, err = x509.ParseCertificate(der)
+	return err
+}
+
+// rebuild builds the list from what is revoked.
+func (m *Mount) rebuild(now time.Time) error {
+	if m.RebuildErr != nil {
+		return m.RebuildErr
+	}
+	m.number++
+	template := &x509.RevocationList{Number: big.NewInt(m.number), ThisUpdate: now, NextUpdate: now.Add(72 * time.Hour)}
+	for _, r := range m.Revoked {
+		template.RevokedCertificateEntries = append(template.RevokedCertificateEntries,
+			x509.RevocationListEntry{SerialNumber: serialNumber(r.serial), RevocationTime: r.RevokedAt})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, template, m.cert, m.key)
+	if err != nil {
+		return err
+	}
+	m.list, err = crl.Scan(bytes.NewReader(der), crl.Options{})
+	return err
+}
+
+// serialNumber takes 20 octets, as almost all of Vault's do.
+func serialNumber(n int64) *big.Int {
+	high := new(big.Int).Lsh(big.NewInt(1), 158)
+	return high.Add(high, big.NewInt(n))
+}
+
+// Health implements tidier.Vault.
+func (v *Vault) Health(ctx context.Context) (pki.Health, error) {
+	if _, err := v.enter(ctx, "Health", pki.Mount{}); err != nil {
+		return pki.Health{}, err
+	}
+	h := v.health
+	return h, v.leave("Health", pki.Mount{})
+}
+
+// ClusterID implements tidier.Vault.
+func (v *Vault) ClusterID(ctx context.Context) (string, error) {
+	h, err := v.Health(ctx)
+	return h.ClusterID, err
+}
+
+// Mounts implements tidier.Vault.
+func (v *Vault) Mounts(ctx context.Context) ([]pki.Mount, error) {
+	if _, err := v.enter(ctx, "Mounts", pki.Mount{}); err != nil {
+		return nil, err
+	}
+	var mounts []pki.Mount
+	for _, m := range v.mounts {
+		mounts = append(mounts, m.Mount)
+	}
+	return mounts, v.leave("Mounts", pki.Mount{})
+}
+
+// CRLConfig implements tidier.Vault.
+func (v *Vault) CRLConfig(ctx context.Context, m pki.Mount) (pki.CRLConfig, error) {
+	known, err := v.enter(ctx, "CRLConfig", m)
+	if err != nil {
+		return pki.CRLConfig{}, err
+	}
+	c := known.Config
+	return c, v.leave("CRLConfig", m)
+}
+
+// AutoTidy implements tidier.Vault.
+func (v *Vault) AutoTidy(ctx context.Context, m pki.Mount) (pki.AutoTidy, error) {
+	if _, err := v.enter(ctx, "AutoTidy", m); err != nil {
+		return pki.AutoTidy{}, err
+	}
+	return pki.AutoTidy{Interval: 12 * time.Hour, SafetyBuffer: 72 * time.Hour}, v.leave("AutoTidy", m)
+}
+
+// LongestTTL implements tidier.Vault.
+func (v *Vault) LongestTTL(ctx context.Context, m pki.Mount) (pki.LongestTTL, error) {
+	known, err := v.enter(ctx, "LongestTTL", m)
+	if err != nil {
+		return pki.LongestTTL{}, err
+	}
+	t := known.LongestTTL
+	return t, v.leave("LongestTTL", m)
+}
+
+// TidyStatus implements tidier.Vault.
+func (v *Vault) TidyStatus(ctx context.Context, m pki.Mount) (pki.TidyStatus, error) {
+	known, err := v.enter(ctx, "TidyStatus", m)
+	if err != nil {
+		return pki.TidyStatus{}, err
+	}
+	s := known.Status
+	return s, v.leave("TidyStatus", m)
+}
+
+// StartTidy implements tidier.Vault.
+func (v *Vault) StartTidy(ctx context.Context, m pki.Mount, p pki.TidyParams) (bool, error) {
+	known, err := v.enter(ctx, "StartTidy", m)
+	if err != nil {
+		return false, err
+	}
+	started := !known.Status.State.Active()
+	if started {
+		known.Runs++
+		known.buffer = p.SafetyBuffer
+		known.ends = v.Now().Add(known.Pace)
+		known.Status = pki.TidyStatus{
+			State:        pki.TidyRunning,
+			StartedAt:    v.Now(),
+			SafetyBuffer: p.SafetyBuffer,
+			CertStore:    p.CertStore,
+			RevokedCerts: p.RevokedCerts,
+		}
+	}
+	return started, v.leave("StartTidy", m)
+}
+
+// Rotate implements tidier.Vault.
+func (v *Vault) Rotate(ctx context.Context, m pki.Mount) error {
+	known, err := v.enter(ctx, "Rotate", m)
+	if err != nil {
+		return err
+	}
+	known.Rotations++
+	rebuilt := known.rebuild(v.Now())
+	if err := v.leave("Rotate", m); err != nil {
+		return err
+	}
+	return rebuilt
+}
+
+// Measure implements tidier.CRLs.
+func (v *Vault) Measure(ctx context.Context, m pki.Mount) ([]pki.CRL, error) {
+	known, err := v.enter(ctx, "Measure", m)
+	if err != nil {
+		return nil, err
+	}
+	c := pki.CRL{
+		Mount:      m,
+		Issuer:     pki.Issuer{ID: "id-of-" + m.Path, Default: true, Certificate: known.cert},
+		Summary:    known.list,
+		Limit:      known.Limit,
+		MeasuredAt: v.Now(),
+	}
+	return []pki.CRL{c}, v.leave("Measure", m)
+}
+
+// Latest implements tidier.CRLs. This one remembers nothing.
+func (v *Vault) Latest(pki.Mount) ([]pki.CRL, bool) { return nil, false }
