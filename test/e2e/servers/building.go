@@ -80,7 +80,7 @@ func (b build) list(ctx context.Context, report *progress, position string) (int
 func (b build) compile(ctx context.Context, report *progress, position string, total int, output string) error {
 	var compiled atomic.Int64
 	stop := report.counting(func() string {
-		return fmt.Sprintf("%s (%s): compiled %d of at most %d packages", b.program.name, position, compiled.Load(), total)
+		return fmt.Sprintf("%s (%s): compiling and linking, %d of at most %d packages done", b.program.name, position, compiled.Load(), total)
 	})
 	defer stop()
 	return b.run(ctx, func(string) {}, func(string) { compiled.Add(1) },

@@ -29,7 +29,11 @@ const kubernetesFlags = "-s -w" +
 
 const prometheusFlags = "-s -w -X github.com/prometheus/common/version.Version=3.15.0"
 
-// catalog is in the order in which everything is built.
+// catalog is in the order in which everything is built. To change a version,
+// run "go get MODULE@VERSION" and "go list -mod=mod -deps PACKAGE" in the
+// nested module, begin go.sum from the server's own, and change the version
+// here. "go mod tidy" asks for the tests of every dependency as well, some of
+// which do not resolve.
 var catalog = []program{
 	{
 		name: "etcd", module: "kubernetes", pkg: "go.etcd.io/etcd/server/v3",

@@ -193,3 +193,16 @@ func TestKeepLogs(t *testing.T) {
 		t.Error("a closed set starts programs")
 	}
 }
+
+func TestKeep(t *testing.T) {
+	s, err := New(Options{TempDir: t.TempDir(), Keep: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(s.Dir()); err != nil {
+		t.Errorf("the folder to keep: %v", err)
+	}
+}

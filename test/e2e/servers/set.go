@@ -30,6 +30,8 @@ type Set struct {
 	owner   *os.File
 	report  *progress
 
+	building sync.Mutex // held while BuildPkiwarden builds
+
 	mu       sync.Mutex
 	programs []*Program
 	closed   bool
@@ -189,8 +191,8 @@ func (s *Set) find(ctx context.Context, names ...string) (map[string]string, err
 // Set's folder and returns its path. Later calls of the same Set return the
 // same file.
 func (s *Set) BuildPkiwarden(ctx context.Context) (string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.building.Lock()
+	defer s.building.Unlock()
 	path := filepath.Join(s.dir, "bin", "pkiwarden")
 	if isProgram(path) {
 		return path, nil

@@ -91,8 +91,6 @@ listener "tcp" {
 api_addr = %q
 cluster_addr = %q
 disable_mlock = true
-raw_storage_endpoint = true
-default_lease_ttl = "768h"
 max_lease_ttl = "87600h"
 log_level = "debug"
 %s
