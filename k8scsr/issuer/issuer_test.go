@@ -1,0 +1,726 @@
+package issuer
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pkiwarden/pkiwarden/k8scsr"
+)
+
+func TestIssueFromNothing(t *testing.T) {
+	c := newCluster(t)
+	s := c.process("pod-a").issuer(vaultTLS())
+	next := s.once(t)
+	want := []string{
+		"create secrets", "create certificatesigningrequests", "update secrets", // key, request, its UID
+		"update certificatesigningrequests/approval", "create secrets", "update secrets", // approval, live pair, key dropped
+	}
+	if !reflect.DeepEqual(c.writes, want) {
+		t.Errorf("writes:\n%q\nwant:\n%q", c.writes, want)
+	}
+	if next.Sub(c.now) != time.Minute {
+		t.Errorf("looks again after %v", next.Sub(c.now))
+	}
+	if len(s.findings) != 0 {
+		t.Errorf("findings: %+v", s.findings)
+	}
+
+	live := c.objects["secrets/vault/vault-tls"].(*corev1.Secret)
+	if live.Type != corev1.SecretTypeTLS || len(live.Data) != 3 || !bytes.Equal(live.Data["ca.crt"], c.ca.pem) {
+		t.Errorf("live Secret of type %s, CA:\n%s", live.Type, live.Data["ca.crt"])
+	}
+	csr := c.csrs()[0]
+	wantMarks := map[string]string{AnnotationSigner: "kubernetes.io/kubelet-serving", AnnotationIssuedAt: "2026-03-01T12:00:00Z", AnnotationRequest: csr.Name}
+	if !reflect.DeepEqual(live.Annotations, wantMarks) || live.Labels[LabelCertificate] != "vault_vault-tls" || live.Labels[LabelManagedBy] != "pkiwarden" {
+		t.Errorf("marks %q %q", live.Labels, live.Annotations)
+	}
+	if !strings.HasPrefix(csr.Name, "pkiwarden-vault-tls-") || csr.Labels[LabelCertificate] != "vault_vault-tls" ||
+		csr.Spec.SignerName != "kubernetes.io/kubelet-serving" || *csr.Spec.ExpirationSeconds != 86400 {
+		t.Errorf("request %s: %+v", csr.Name, csr.Spec)
+	}
+	kept := c.objects["secrets/vault/vault-tls-next"].(*corev1.Secret)
+	if kept.Type != corev1.SecretTypeOpaque || len(kept.Data) != 0 {
+		t.Errorf("next Secret of type %s still has %d entries", kept.Type, len(kept.Data))
+	}
+
+	writes := len(c.writes)
+	s.once(t)
+	if len(c.writes) != writes {
+		t.Errorf("writes again: %q", c.writes[writes:])
+	}
+	want24 := float64(c.now.Add(24 * time.Hour).Unix())
+	got := s.gather(t)
+	renewal := got["pkiwarden_certificate_renewal_timestamp_seconds vault-server"]
+	if from := float64(c.now.Add(15*time.Hour + 50*time.Minute).Unix()); renewal < from || renewal > from+1.2*3600 {
+		t.Errorf("renewal at %v", time.Unix(int64(renewal), 0))
+	}
+	delete(got, "pkiwarden_certificate_renewal_timestamp_seconds vault-server")
+	wantMetrics := map[string]float64{
+		"pkiwarden_certificate_not_after_timestamp_seconds vault-server":  want24,
+		"pkiwarden_certificate_not_before_timestamp_seconds vault-server": want24 - 86400 - 300,
+		"pkiwarden_csr_requests_total approved":                           1, "pkiwarden_csr_requests_total created": 1,
+		"pkiwarden_csr_requests_total denied": 0, "pkiwarden_csr_requests_total expired": 0,
+		"pkiwarden_csr_requests_total failed": 0, "pkiwarden_csr_requests_total issued": 1,
+		"pkiwarden_csr_requests_total refused": 0,
+	}
+	if !reflect.DeepEqual(got, wantMetrics) {
+		t.Errorf("metrics %v\nwant %v", got, wantMetrics)
+	}
+}
+
+func TestMetricsAreRegisteredOnceAndRemoved(t *testing.T) {
+	c := newCluster(t)
+	s := c.process("pod-a").issuer(vaultTLS())
+	s.once(t)
+	o := Options{Client: c.process("pod-b").client(), Certificates: []Certificate{vaultTLS()}, Registerer: s.registry}
+	if _, err := New(o); err == nil {
+		t.Fatal("two issuers share one registry")
+	}
+	s.Unregister()
+	if left := s.gather(t); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+	if _, err := New(o); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRenewals lets ten-minute certificates be renewed for a day, looking only
+// when told to.
+func TestRenewals(t *testing.T) {
+	c := newCluster(t)
+	s := c.process("pod-a").issuer(vaultTLS(func(c *Certificate) { c.Spec.Lifetime = 10 * time.Minute }))
+	rounds := 0
+	for end := c.now.Add(24 * time.Hour); c.now.Before(end); rounds++ {
+		next := s.once(t)
+		if leaf := c.leaf(); leaf == nil || !c.now.Before(leaf.NotAfter.Add(-3*time.Minute)) {
+			t.Fatalf("at %v the live certificate is %v", c.now, leaf)
+		}
+		c.now = next
+	}
+	// One every 396 s, met by looking once a minute at least.
+	if n := len(c.keysUsed); n < 200 || n > 219 {
+		t.Errorf("%d certificates in a day, in %d rounds", n, rounds)
+	}
+	if n := len(c.objects["secrets/vault/vault-tls-next"].(*corev1.Secret).Annotations[AnnotationRecord]); n > 2048 {
+		t.Errorf("the record has grown to %d octets", n)
+	}
+}
+
+// TestCrashes stops the process after each of its writes, once with and once
+// without the answer of the last, and lets another pod go on.
+func TestCrashes(t *testing.T) {
+	for _, renewal := range []bool{false, true} {
+		for after := 1; ; after++ {
+			finished := false
+			for _, loses := range []bool{false, true} {
+				t.Run(fmt.Sprintf("renewal=%v/after=%d/loses=%v", renewal, after, loses), func(t *testing.T) {
+					c := newCluster(t)
+					if renewal {
+						c.process("pod-0").issuer(vaultTLS()).once(t)
+						c.now = c.now.Add(17 * time.Hour)
+					}
+					before := c.leaf()
+					dying := c.process("pod-a")
+					dying.killAfter, dying.losesLast = after, loses
+					_, err := dying.issuer(vaultTLS()).Once(context.Background())
+					finished = err == nil
+					c.now = c.now.Add(20 * time.Second)
+
+					s := c.process("pod-b").issuer(vaultTLS())
+					s.once(t)
+					leaf := c.leaf()
+					if leaf == nil || before != nil && leaf.Equal(before) {
+						t.Fatalf("did not converge: %q", c.writes)
+					}
+					if len(s.findings) != 0 {
+						t.Errorf("findings: %+v", s.findings)
+					}
+					if want := map[bool]int{false: 1, true: 2}[renewal]; len(c.csrs()) != want {
+						t.Errorf("%d requests, want %d: %q", len(c.csrs()), want, c.writes)
+					}
+				})
+			}
+			if finished {
+				if after != 7 {
+					t.Errorf("a whole issuance takes %d writes", after-1)
+				}
+				break
+			}
+		}
+	}
+}
+
+// TestCrashesInTurn kills every process after one write, and moves to another
+// pod every other time.
+func TestCrashesInTurn(t *testing.T) {
+	c := newCluster(t)
+	for n := range 40 {
+		p := c.process(fmt.Sprintf("pod-%d", n/2))
+		p.killAfter, p.losesLast = 1, n%3 == 0
+		if _, err := p.issuer(vaultTLS()).Once(context.Background()); err == nil {
+			break
+		}
+		c.now = c.now.Add(time.Second)
+	}
+	if c.leaf() == nil || len(c.csrs()) != 1 {
+		t.Fatalf("leaf %v, %d requests: %q", c.leaf(), len(c.csrs()), c.writes)
+	}
+}
+
+// TestSplitBrain lets a second instance act in full just before each write of
+// the first, which still believes to lead.
+func TestSplitBrain(t *testing.T) {
+	for before := range 6 {
+		c := newCluster(t)
+		first := c.process("pod-a")
+		first.killAfter = before
+		if before > 0 {
+			if _, err := first.issuer(vaultTLS()).Once(context.Background()); err == nil {
+				t.Fatal("the first instance finished")
+			}
+		}
+		// The first instance observed; the second acts; the first writes.
+		slow := c.process("pod-a").issuer(vaultTLS())
+		cert := slow.certificates[0]
+		o, err := slow.observe(context.Background(), cert, c.now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		step := k8scsr.Next(o.State, cert.Spec, c.now)
+		c.process("pod-b").issuer(vaultTLS()).once(t)
+		done, requests := len(c.writes), len(c.csrs())
+		err = slow.perform(context.Background(), cert, o, step, c.now)
+		if err == nil || !changedMeanwhile(err) || len(c.writes) != done || len(c.csrs()) != requests {
+			t.Errorf("after %d writes, stale %s: %v, writes %q", before, step.Kind, err, c.writes[done:])
+		}
+	}
+}
+
+func TestWaitsForSomebodysApproval(t *testing.T) {
+	c := newCluster(t)
+	s := c.process("pod-a").issuer(vaultTLS(func(c *Certificate) { c.Spec.Approve = false }))
+	next := s.once(t)
+	if got := next.Sub(c.now); got != 2*time.Second {
+		t.Errorf("looks again after %v", got)
+	}
+	for range 30 {
+		s.once(t)
+	}
+	csr := c.csrs()[0]
+	if n := strings.Count(s.log.String(), "kubectl certificate approve "+csr.Name); n != 1 {
+		t.Errorf("the remedy is logged %d times:\n%s", n, &s.log)
+	}
+	if s.rules() != k8scsr.RuleMissing {
+		t.Errorf("findings: %s", s.rules())
+	}
+	c.now = c.now.Add(15 * time.Minute)
+	s.once(t)
+	if s.rules() != k8scsr.RuleMissing+" "+k8scsr.RuleNeverApproved {
+		t.Errorf("findings after a quarter of an hour: %s", s.rules())
+	}
+	c.decide(csr, certificatesv1.CertificateApproved, "by hand")
+	c.issue(c.csrs()[0])
+	s.once(t)
+	if c.leaf() == nil || len(s.findings) != 0 || len(c.csrs()) != 1 {
+		t.Errorf("leaf %v, findings %s", c.leaf(), s.rules())
+	}
+}
+
+func TestNobodySigns(t *testing.T) {
+	c := newCluster(t)
+	c.sign = nil
+	typo := vaultTLS(func(c *Certificate) { c.Spec.Signer = "ca.example/typo" })
+	s := c.process("pod-a").issuer(typo)
+	s.once(t)
+	c.now = c.now.Add(15 * time.Minute)
+	s.once(t)
+	if s.rules() != k8scsr.RuleMissing+" "+k8scsr.RuleNeverSigned || !strings.Contains(s.findings[1].Summary, "signer ca.example/typo") {
+		t.Errorf("findings: %+v", s.findings)
+	}
+	// The configuration is corrected: what nobody signs does not hold it up.
+	c.sign, c.now = c.issue, c.now.Add(time.Second)
+	c.mayOpen++ // an approved request cannot be closed, only left alone
+	s = c.process("pod-b").issuer(vaultTLS())
+	s.once(t)
+	if c.leaf() == nil {
+		t.Errorf("not issued: %q, %s", c.writes, s.rules())
+	}
+}
+
+func TestDeniedFailedRefusedCollected(t *testing.T) {
+	cases := map[string]struct {
+		happens func(*cluster, *certificatesv1.CertificateSigningRequest)
+		rule    string
+		says    string
+		result  string
+	}{
+		"denied": {func(c *cluster, csr *certificatesv1.CertificateSigningRequest) {
+			c.decide(csr, certificatesv1.CertificateDenied, "not on my watch")
+		}, k8scsr.RuleDenied, "was denied: Test: not on my watch", "denied"},
+		"failed": {func(c *cluster, csr *certificatesv1.CertificateSigningRequest) {
+			c.decide(csr, certificatesv1.CertificateFailed, "no CA")
+		}, k8scsr.RuleFailed, "failed to answer request", "failed"},
+		"refused": {func(c *cluster, csr *certificatesv1.CertificateSigningRequest) {
+			c.ca = newAuthority(c.t)
+			c.issue(csr)
+		}, k8scsr.RuleRefused, "the trust bundle does not vouch for it", "refused"},
+		"collected": {func(c *cluster, csr *certificatesv1.CertificateSigningRequest) {
+			delete(c.objects, "certificatesigningrequests//"+csr.Name)
+		}, k8scsr.RuleCollected, "was removed before it was answered", "expired"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t)
+			s := c.process("pod-a").issuer(vaultTLS(func(c *Certificate) { c.Spec.Approve = false }))
+			s.once(t)
+			tc.happens(c, c.csrs()[0])
+			next := s.once(t)
+			if got := next.Sub(c.now); got != time.Minute {
+				t.Errorf("looks again after %v", got)
+			}
+			if s.rules() != k8scsr.RuleMissing+" "+tc.rule && s.rules() != tc.rule+" "+k8scsr.RuleMissing {
+				t.Fatalf("findings: %s", s.rules())
+			}
+			if all := fmt.Sprint(s.findings); !strings.Contains(all, tc.says) {
+				t.Errorf("%s\nlacks %q", all, tc.says)
+			}
+			if n := s.gather(t)["pkiwarden_csr_requests_total "+tc.result]; n != 1 {
+				t.Errorf("%v counted as %s", n, tc.result)
+			}
+			if len(c.keysUsed) != 1 {
+				t.Errorf("%d requests at once", len(c.keysUsed))
+			}
+			// A restart does not forget the back-off.
+			s = c.process("pod-b").issuer(vaultTLS())
+			s.once(t)
+			if len(c.keysUsed) != 1 {
+				t.Errorf("%d requests after a restart", len(c.keysUsed))
+			}
+			c.now = c.now.Add(time.Minute)
+			s.once(t)
+			if len(c.keysUsed) != 2 {
+				t.Errorf("%d requests after a minute", len(c.keysUsed))
+			}
+		})
+	}
+}
+
+func existing(t *testing.T, c *cluster, edit ...func(*corev1.Secret)) *corev1.Secret {
+	t.Helper()
+	key, err := generateKey(k8scsr.Key{Algorithm: k8scsr.ECDSA, Size: 256})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seconds, usages := int32(86400), []certificatesv1.KeyUsage{"server auth"}
+	pem, err := signRequest(vaultTLS().Spec.WithDefaults(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "by-hand"},
+		Spec: certificatesv1.CertificateSigningRequestSpec{Request: pem, ExpirationSeconds: &seconds, Usages: usages}}
+	c.issue(csr)
+	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "vault", Name: "vault-tls", Labels: map[string]string{"team": "x"}}, Type: corev1.SecretTypeTLS,
+		Data: map[string][]byte{"tls.crt": c.objects["certificatesigningrequests//by-hand"].(*certificatesv1.CertificateSigningRequest).Status.Certificate, "tls.key": key.pem, "extra": []byte("kept")}}
+	for _, f := range edit {
+		f(s)
+	}
+	c.put(s)
+	return s
+}
+
+func TestAdoptsAGoodPair(t *testing.T) {
+	c := newCluster(t)
+	was := existing(t, c)
+	s := c.process("pod-a").issuer(vaultTLS())
+	s.once(t)
+	if len(c.writes) != 0 || len(s.findings) != 0 {
+		t.Fatalf("writes %q, findings %s", c.writes, s.rules())
+	}
+	c.now = c.now.Add(17 * time.Hour)
+	s.once(t)
+	is := c.objects["secrets/vault/vault-tls"].(*corev1.Secret)
+	if bytes.Equal(is.Data["tls.crt"], was.Data["tls.crt"]) || bytes.Equal(is.Data["tls.key"], was.Data["tls.key"]) {
+		t.Error("it was not renewed")
+	}
+	if string(is.Data["extra"]) != "kept" || is.Labels["team"] != "x" || is.Labels[LabelManagedBy] != ManagedBy {
+		t.Errorf("data %v, labels %v", is.Data["extra"], is.Labels)
+	}
+}
+
+func TestObstacles(t *testing.T) {
+	yes := true
+	cases := map[string]struct {
+		given func(*testing.T, *cluster, *Certificate)
+		rules string
+		says  string
+	}{
+		"Opaque": {func(t *testing.T, c *cluster, _ *Certificate) {
+			existing(t, c, func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque })
+		}, k8scsr.RuleSecretType, `Secret vault/vault-tls exists with type "Opaque", not "kubernetes.io/tls", and a type cannot be changed`},
+		"immutable": {func(t *testing.T, c *cluster, _ *Certificate) {
+			existing(t, c, func(s *corev1.Secret) { s.Immutable = &yes })
+		}, k8scsr.RuleSecretImmutable, "is immutable"},
+		"next taken": {func(t *testing.T, c *cluster, _ *Certificate) {
+			existing(t, c, func(s *corev1.Secret) { s.Name = "vault-tls-next" })
+		}, "certificate-missing secret-name-taken", "exists and is not ours"},
+		"trust absent": {func(t *testing.T, c *cluster, _ *Certificate) {
+			delete(c.objects, "configmaps/vault/ca")
+		}, "certificate-missing trust-unreadable", "the trust bundle (ConfigMap vault/ca, key ca.crt) cannot be used: it does not exist"},
+		"trust without the key": {func(_ *testing.T, _ *cluster, c *Certificate) {
+			c.Trust.ConfigMap.Key = "bundle.pem"
+		}, "certificate-missing trust-unreadable", "it does not exist or has no such key"},
+		"trust junk": {func(t *testing.T, c *cluster, _ *Certificate) {
+			c.put(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "vault", Name: "ca"}, Data: map[string]string{"ca.crt": "junk"}})
+		}, "certificate-missing trust-unreadable", "no PEM block of type CERTIFICATE in 4 octets"},
+		"trust file absent": {func(t *testing.T, _ *cluster, c *Certificate) {
+			c.Trust = TrustSource{File: filepath.Join(t.TempDir(), "none.pem")}
+		}, "certificate-missing trust-unreadable", "none.pem: no such file"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t)
+			cert := vaultTLS()
+			tc.given(t, c, &cert)
+			s := c.process("pod-a").issuer(cert)
+			s.once(t)
+			if len(c.writes) != 0 || s.rules() != tc.rules || !strings.Contains(fmt.Sprint(s.findings), tc.says) {
+				t.Errorf("writes %q, findings %+v", c.writes, s.findings)
+			}
+		})
+	}
+}
+
+func TestTrustSources(t *testing.T) {
+	for name, given := range map[string]func(*testing.T, *cluster, *Certificate){
+		"Secret": func(t *testing.T, c *cluster, cert *Certificate) {
+			c.put(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "other", Name: "ca"}, Data: map[string][]byte{"root.pem": c.ca.pem}})
+			cert.Trust = TrustSource{Secret: &KeyRef{Namespace: "other", Name: "ca", Key: "root.pem"}}
+		},
+		"file": func(t *testing.T, c *cluster, cert *Certificate) {
+			cert.Trust = TrustSource{File: filepath.Join(t.TempDir(), "ca.pem")}
+			if err := os.WriteFile(cert.Trust.File, c.ca.pem, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		c := newCluster(t)
+		cert := vaultTLS()
+		given(t, c, &cert)
+		s := c.process("pod-a").issuer(cert)
+		s.once(t)
+		live, ok := c.objects["secrets/vault/vault-tls"].(*corev1.Secret)
+		if !ok || !bytes.Equal(live.Data["ca.crt"], c.ca.pem) || len(s.findings) != 0 {
+			t.Errorf("%s: findings %+v", name, s.findings)
+		}
+	}
+	c := newCluster(t)
+	s := c.process("pod-a").issuer(vaultTLS(func(c *Certificate) { c.Trust = TrustSource{} }))
+	s.once(t)
+	live := c.objects["secrets/vault/vault-tls"].(*corev1.Secret)
+	if _, found := live.Data["ca.crt"]; found || s.rules() != k8scsr.RuleTrustMissing {
+		t.Errorf("no trust: ca.crt %v, findings %s", found, s.rules())
+	}
+}
+
+// TestTrustGrows: a bundle that gains a CA is written beside the pair, which
+// stays.
+func TestTrustGrows(t *testing.T) {
+	c := newCluster(t)
+	s := c.process("pod-a").issuer(vaultTLS())
+	s.once(t)
+	leaf, writes := c.leaf(), len(c.writes)
+	both := append(bytes.Clone(c.ca.pem), newAuthority(t).pem...)
+	c.put(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "vault", Name: "ca"}, Data: map[string]string{"ca.crt": string(both)}})
+	s.once(t)
+	live := c.objects["secrets/vault/vault-tls"].(*corev1.Secret)
+	if !bytes.Equal(live.Data["ca.crt"], both) || !c.leaf().Equal(leaf) || len(c.writes) != writes+1 {
+		t.Errorf("writes %q", c.writes[writes:])
+	}
+}
+
+func TestMappedKeys(t *testing.T) {
+	c := newCluster(t)
+	s := c.process("pod-a").issuer(vaultTLS(func(c *Certificate) {
+		c.Secret, c.Keys = "mapped", SecretKeys{Certificate: "vault.crt", Key: "vault.key", CA: "vault.ca"}
+	}))
+	s.once(t)
+	live := c.objects["secrets/vault/mapped"].(*corev1.Secret)
+	pair := k8scsr.ReadLive(live.Data["vault.crt"], live.Data["vault.key"])
+	if live.Type != corev1.SecretTypeOpaque || !pair.Usable(c.now) || !bytes.Equal(live.Data["vault.ca"], c.ca.pem) || len(live.Data) != 3 {
+		t.Errorf("type %s, %s", live.Type, pair.Problem)
+	}
+}
+
+func TestPermissionsAndNamespace(t *testing.T) {
+	cases := map[string]struct {
+		denied string
+		rule   string
+		says   string
+	}{
+		"get secret":   {"get secrets", k8scsr.RulePermission, `permission denied: needs verb "get" on secrets in namespace "vault" with name "vault-tls"`},
+		"create":       {"create secrets", k8scsr.RulePermission, `permission denied: needs verb "create" on secrets in namespace "vault" with name "vault-tls-next"`},
+		"request":      {"create certificatesigningrequests", k8scsr.RulePermission, `permission denied: needs verb "create" on certificatesigningrequests`},
+		"approve":      {"update certificatesigningrequests/approval", k8scsr.RulePermission, `needs verb "update" on certificatesigningrequests/approval`},
+		"list":         {"list certificatesigningrequests", k8scsr.RulePermission, `needs verb "list" on certificatesigningrequests`},
+		"trust":        {"get configmaps", k8scsr.RulePermission, `needs verb "get" on configmaps in namespace "vault" with name "ca"`},
+		"no namespace": {"", k8scsr.RuleNamespace, `namespace "vault" does not exist: create it`},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t)
+			c.denied[tc.denied] = true
+			c.missing["vault"] = tc.denied == ""
+			s := c.process("pod-a").issuer(vaultTLS())
+			_, err := s.Once(context.Background())
+			if err == nil || !strings.Contains(err.Error(), tc.says) || !strings.HasPrefix(err.Error(), `certificate "vault-server": `) {
+				t.Fatalf("%v\nlacks %s", err, tc.says)
+			}
+			var found *k8scsr.Finding
+			for n := range s.findings {
+				if s.findings[n].Rule == tc.rule {
+					found = &s.findings[n]
+				}
+			}
+			if found == nil || found.Severity != k8scsr.Critical || found.Remedy == "" {
+				t.Fatalf("findings: %+v", s.findings)
+			}
+			if name == "approve" && !strings.Contains(found.Remedy, `resourceName "kubernetes.io/kubelet-serving"`) {
+				t.Errorf("remedy: %s", found.Remedy)
+			}
+			// The cause is removed: it goes on.
+			clear(c.denied)
+			clear(c.missing)
+			s.once(t)
+			if c.leaf() == nil || len(c.csrs()) != 1 || len(s.findings) != 0 {
+				t.Errorf("leaf %v, %d requests, findings %s", c.leaf(), len(c.csrs()), s.rules())
+			}
+		})
+	}
+}
+
+// TestUnreachable: what cannot be seen is unknown, what was seen stays in the
+// metrics, and the other certificates go on.
+func TestUnreachable(t *testing.T) {
+	c := newCluster(t)
+	p := c.process("pod-a")
+	s := p.issuer(vaultTLS())
+	s.once(t)
+	p.killAfter = 0
+	_, err := s.Once(context.Background())
+	if err == nil || s.rules() != k8scsr.RuleUnknown || s.findings[0].Severity != k8scsr.Unknown {
+		t.Fatalf("%v, findings %+v", err, s.findings)
+	}
+	if s.gather(t)["pkiwarden_certificate_not_after_timestamp_seconds vault-server"] == 0 {
+		t.Error("the last known end of validity is gone")
+	}
+	for _, tc := range []struct {
+		err  error
+		want bool
+	}{{&net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}, true}, {context.DeadlineExceeded, true}, {errKilled, false}} {
+		if got := unreachable(&callError{err: tc.err}); got != tc.want {
+			t.Errorf("%v: unreachable %v", tc.err, got)
+		}
+	}
+}
+
+func TestOneFailingDoesNotStopTheOthers(t *testing.T) {
+	c := newCluster(t)
+	c.missing["gone"] = true
+	bad := vaultTLS(func(c *Certificate) {
+		c.Spec.Name, c.Namespace, c.Trust.ConfigMap.Namespace = "bad", "gone", "vault"
+	})
+	worse := vaultTLS(func(c *Certificate) {
+		c.Spec.Name, c.Namespace, c.Secret, c.Trust.ConfigMap.Namespace = "worse", "gone", "x", "vault"
+	})
+	s := c.process("pod-a").issuer(bad, vaultTLS(), worse)
+	_, err := s.Once(context.Background())
+	if err == nil || strings.Count(err.Error(), `namespace "gone" does not exist`) != 2 {
+		t.Errorf("%v", err)
+	}
+	if c.leaf() == nil {
+		t.Error("the good one was not issued")
+	}
+}
+
+// TestForgedRequests: somebody with the right to create requests copies ours.
+// His are neither approved nor denied nor counted.
+func TestForgedRequests(t *testing.T) {
+	c := newCluster(t)
+	s := c.process("pod-a").issuer(vaultTLS(func(c *Certificate) { c.Spec.Approve = false }))
+	s.once(t)
+	for n := range 10 {
+		forged := c.csrs()[0].DeepCopy()
+		forged.Name, forged.Spec.Username = fmt.Sprintf("forged-%d", n), "mallory"
+		c.put(forged)
+	}
+	for name, obj := range c.objects {
+		if csr, ok := obj.(*certificatesv1.CertificateSigningRequest); ok && csr.Spec.Username != "mallory" {
+			delete(c.objects, name)
+		}
+	}
+	c.mayOpen += 10 // the forged ones
+	s = c.process("pod-a").issuer(vaultTLS())
+	s.once(t)
+	c.now = c.now.Add(time.Minute)
+	s.once(t)
+	for _, csr := range c.csrs() {
+		if csr.Spec.Username == "mallory" && len(csr.Status.Conditions) > 0 {
+			t.Errorf("%s was decided: %+v", csr.Name, csr.Status.Conditions)
+		}
+	}
+	if c.leaf() == nil {
+		t.Errorf("not issued: %q", c.writes)
+	}
+}
+
+func TestDamagedRecordHeals(t *testing.T) {
+	for name, damage := range map[string]func(*corev1.Secret){
+		"record":        func(s *corev1.Secret) { s.Annotations[AnnotationRecord] = "{" },
+		"other version": func(s *corev1.Secret) { s.Annotations[AnnotationRecord] = `{"version":99}` },
+		"record gone":   func(s *corev1.Secret) { delete(s.Annotations, AnnotationRecord) },
+		"key":           func(s *corev1.Secret) { s.Data[nextKey] = []byte("junk") },
+		"key gone":      func(s *corev1.Secret) { s.Data = nil },
+	} {
+		c := newCluster(t)
+		c.process("pod-a").issuer(vaultTLS(func(c *Certificate) { c.Spec.Approve = false })).once(t)
+		next := c.objects["secrets/vault/vault-tls-next"].(*corev1.Secret).DeepCopy()
+		damage(next)
+		c.put(next)
+		s := c.process("pod-a").issuer(vaultTLS())
+		s.once(t)
+		if c.leaf() == nil {
+			t.Errorf("%s: not issued: %q\n%s", name, c.writes, &s.log)
+		}
+	}
+}
+
+// TestKeysStayHidden prints everything that holds a key in every way there is.
+func TestKeysStayHidden(t *testing.T) {
+	key, err := generateKey(k8scsr.Key{Algorithm: k8scsr.RSA, Size: 2048})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+		fmt.Fprintf(&out, verb, key)
+		fmt.Fprintf(&out, verb, &key)
+	}
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("x", "key", key, "in", map[string]any{"k": key})
+	if err := json.NewEncoder(&out).Encode([]any{key, &key}); err != nil {
+		t.Fatal(err)
+	}
+	secret := strings.Split(string(key.pem), "\n")[3]
+	if text := out.String(); strings.Contains(text, secret) || strings.Contains(text, fmt.Sprintf("%x", secret)) || !strings.Contains(text, redacted) {
+		t.Error(text)
+	}
+
+	c := newCluster(t)
+	s := c.process("pod-a").issuer(vaultTLS())
+	s.once(t)
+	live := c.objects["secrets/vault/vault-tls"].(*corev1.Secret)
+	canary := strings.Split(string(live.Data["tls.key"]), "\n")[1]
+	if text := s.log.String() + fmt.Sprint(s.findings) + fmt.Sprint(live.Annotations); strings.Contains(text, canary) {
+		t.Error("the live key shows")
+	}
+}
+
+func TestNewTellsEveryProblem(t *testing.T) {
+	_, err := New(Options{Client: newCluster(t).process("a").client(), Certificates: []Certificate{
+		vaultTLS(),
+		vaultTLS(func(c *Certificate) { c.Trust.File = "/x" }),
+		{Spec: k8scsr.Spec{Name: "bare", DNSNames: []string{"a.example"}}, Keys: SecretKeys{Key: "tls.crt"}},
+		vaultTLS(func(c *Certificate) { c.Spec.Name, c.Secret = "long", strings.Repeat("x", 249) }),
+	}})
+	for _, want := range []string{
+		`certificate "vault-server": there are two of this name`,
+		`certificate "vault-server": Secret vault/vault-tls is that of certificate "vault-server" already`,
+		`certificate "vault-server": trust: give one of configMap, secret and file, not 2`,
+		`certificate "bare": secret: namespace "" and name "" must both be given`,
+		`certificate "bare": secretKeys: certificate "tls.crt", key "tls.crt" and ca "ca.crt" must differ`,
+		`certificate "long": secret.name: `,
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\nlacks %s", err, want)
+		}
+	}
+}
+
+func TestLabelFor(t *testing.T) {
+	for _, c := range []struct{ namespace, name, want string }{
+		{"vault", "vault-tls", "vault_vault-tls"},
+		{"vault", strings.Repeat("a", 57), "vault_" + strings.Repeat("a", 57)},
+		{"vault", strings.Repeat("a", 58), "69c5b5f37b0aa6a9fdbfc3d6cd4e9bd8bfa6ad8e"},
+	} {
+		got := labelFor(c.namespace, c.name)
+		if len(c.name) == 58 {
+			if len(got) != 40 || got == labelFor("vaulta", strings.Repeat("a", 57)) {
+				t.Errorf("%s", got)
+			}
+			continue
+		}
+		if got != c.want {
+			t.Errorf("%s, want %s", got, c.want)
+		}
+	}
+}
+
+func TestWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		s := c.process("pod-a").issuer(vaultTLS())
+		s.now = time.Now
+		woken := 0
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- s.Watch(ctx, func() { woken++ }) }()
+		synctest.Wait()
+		c.watchers[0].Modify(&certificatesv1.CertificateSigningRequest{})
+		c.watchers[0].Modify(&certificatesv1.CertificateSigningRequest{})
+		synctest.Wait()
+		if woken != 2 {
+			t.Errorf("woken %d times", woken)
+		}
+		// The server ends it: it is opened again.
+		c.watchers[0].Stop()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if len(c.watchers) != 2 {
+			t.Fatalf("%d watches", len(c.watchers))
+		}
+		// It becomes forbidden: said once, tried less and less often.
+		c.denied["watch certificatesigningrequests"] = true
+		c.watchers[1].Stop()
+		time.Sleep(time.Hour)
+		if n := strings.Count(s.log.String(), "looking by time instead"); n != 1 || !strings.Contains(s.log.String(), "needs verb") {
+			t.Errorf("said %d times:\n%s", n, &s.log)
+		}
+		clear(c.denied)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		c.watchers[len(c.watchers)-1].Add(&certificatesv1.CertificateSigningRequest{})
+		synctest.Wait()
+		if woken != 3 {
+			t.Errorf("woken %d times after it was allowed again", woken)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
