@@ -72,7 +72,7 @@ lint: ## staticcheck, and govulncheck where its database is
 
 .PHONY: footprint
 footprint: build servers ## measure binary size and idle RSS
-	go run ./test/e2e/footprint
+	go run ./test/e2e/footprint $(abspath bin/pkiwarden)
 
 .PHONY: generate
 generate: ## write again what is generated
