@@ -2,16 +2,19 @@ package crl
 
 import (
 	"bytes"
+	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"fmt"
+	"runtime"
 	"testing"
 )
 
 // BenchmarkScan compares the verified scan with what crypto/x509 needs to parse
 // and verify the same list, and with SHA-256 of it alone.
 func BenchmarkScan(b *testing.B) {
-	a := p256(b)
+	a := newAuthority(b, pkix.Name{CommonName: "Issuer of a mount, 2026"}, ecKey(b, elliptic.P256()), x509.ECDSAWithSHA256)
 	for _, entries := range []int{15000, 100000, 1000000} {
 		der := a.sign(b, listOf(entries))
 		run := func(name string, once func() error) {
@@ -49,5 +52,32 @@ func BenchmarkScan(b *testing.B) {
 			}
 			return nil
 		})
+	}
+}
+
+// TestScanAllocations holds what a scan and its verification take from the
+// heap, whatever the size of the list.
+func TestScanAllocations(t *testing.T) {
+	a := newAuthority(t, pkix.Name{CommonName: "Issuer of a mount, 2026"}, ecKey(t, elliptic.P256()), x509.ECDSAWithSHA256)
+	for _, entries := range []int{1, 1000, 30000} {
+		der := a.sign(t, listOf(entries))
+		const most = 20
+		if n := testing.AllocsPerRun(10, func() {
+			s, err := Scan(bytes.NewReader(der), Options{})
+			if err != nil || s.Verify(a.cert) != nil {
+				t.Error(err)
+			}
+		}); n > most {
+			t.Errorf("%d entries: %v allocations, want at most %d", entries, n, most)
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, err := Scan(bytes.NewReader(der), Options{}); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		if grown := after.TotalAlloc - before.TotalAlloc; grown > 64<<10 {
+			t.Errorf("%d entries: %d bytes allocated, want at most 64 KiB", entries, grown)
+		}
 	}
 }

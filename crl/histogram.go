@@ -22,10 +22,9 @@ const day = 24 * 3600
 //
 // A Histogram shares its buckets with its copies.
 type Histogram struct {
-	counts      []uint32
+	counts      *[bucketCount]uint32
 	level       int    // index into widths
 	origin      int64  // Unix time at which counts[0] begins
-	span        uint64 // bucketCount × width: offsets at or above it have no bucket yet
 	shift       uint   // width = 2^shift × an odd number
 	reciprocal  uint64 // ceil(2^47 / the odd number): offset / width without a division
 	total       int64
@@ -76,38 +75,42 @@ func (h Histogram) Days(yield func(midnight time.Time, revoked int64) bool) {
 	}
 }
 
-// add counts one revocation at the Unix time at.
-func (h *Histogram) add(at int64) {
-	offset := uint64(at - h.origin)
-	if offset >= h.span {
-		h.makeRoom(at)
-		offset = uint64(at - h.origin)
-	}
-	bucket := (offset >> (h.shift & 63)) * h.reciprocal >> 47
-	h.counts[bucket&(bucketCount-1)]++
-	h.total++
-	h.first = min(h.first, at)
-	h.last = max(h.last, at)
-}
-
-// makeRoom moves or widens the buckets until at has one.
-func (h *Histogram) makeRoom(at int64) {
-	if h.total == 0 {
-		h.counts = make([]uint32, bucketCount)
-		h.first, h.last = at, at
-		h.place(0, at)
+// add counts one revocation at each of the Unix times.
+func (h *Histogram) add(times ...int64) {
+	if len(times) == 0 {
 		return
 	}
-	low, high := min(at, h.first), max(at, h.last)
+	if h.total == 0 {
+		h.first, h.last = times[0], times[0]
+		h.counts = new([bucketCount]uint32)
+		h.place(0, h.first)
+	}
+	first, last := h.first, h.last
+	for _, at := range times {
+		first, last = min(first, at), max(last, at)
+	}
+	if first < h.origin || last-h.origin >= bucketCount*widths[h.level] {
+		h.makeRoom(first, last)
+	}
+	h.first, h.last = first, last
+	h.total += int64(len(times))
+	origin, shift, reciprocal, counts := h.origin, h.shift&63, h.reciprocal, h.counts
+	for _, at := range times {
+		counts[uint64(at-origin)>>shift*reciprocal>>47&(bucketCount-1)]++
+	}
+}
+
+// makeRoom moves and widens the buckets so that all times from first to last
+// have one.
+func (h *Histogram) makeRoom(first, last int64) {
 	level := h.level
-	for high-floorTo(low, widths[level]) >= bucketCount*widths[level] {
+	for last-floorTo(first, widths[level]) >= bucketCount*widths[level] {
 		level++
 	}
-	var counts [bucketCount]uint32
 	origin, width := h.origin, widths[h.level]
-	copy(counts[:], h.counts)
-	clear(h.counts)
-	h.place(level, low)
+	counts := *h.counts
+	clear(h.counts[:])
+	h.place(level, first)
 	for i, n := range counts {
 		if n > 0 {
 			h.counts[(origin+int64(i)*width-h.origin)/widths[level]] += n
@@ -116,12 +119,11 @@ func (h *Histogram) makeRoom(at int64) {
 }
 
 // place makes the first bucket, of the given level's width, the one that
-// holds low.
-func (h *Histogram) place(level int, low int64) {
+// holds first.
+func (h *Histogram) place(level int, first int64) {
 	width := widths[level]
 	h.level = level
-	h.origin = floorTo(low, width)
-	h.span = uint64(bucketCount * width)
+	h.origin = floorTo(first, width)
 	// The quotient is exact while offset>>shift times the rounding error of the
 	// reciprocal stays below 2^47: both are below 1024*odd and odd, so for every
 	// odd below 2^18.5.

@@ -113,7 +113,7 @@ func TestHistogramDivision(t *testing.T) {
 	for level, width := range widths {
 		for bucket := range int64(bucketCount) {
 			for _, offset := range []int64{bucket * width, bucket*width + width/2, (bucket+1)*width - 1} {
-				h := Histogram{counts: make([]uint32, bucketCount), total: 1}
+				h := Histogram{counts: new([bucketCount]uint32), total: 1}
 				h.place(level, 0)
 				h.add(offset)
 				if h.counts[offset/width] != 1 {

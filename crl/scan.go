@@ -254,36 +254,47 @@ func (s *scanner) entries(end int64) {
 	b := s.in.unread()
 	b = b[:min(int64(len(b)), end-s.in.offset())]
 	unread := len(b)
-	for len(b) > 2 && b[0] == tagSequence && b[1] < 0x80 && len(b) >= 2+int(b[1]) {
-		e := b[2 : 2+int(b[1])]
-		if len(e) < 4 || e[0] != tagInteger || e[1] == 0 || e[1] >= 0x80 || len(e) < 2+int(e[1])+15 {
+	var times [256]int64
+	n := 0
+	for len(b) > 21 { // no shorter entry can be whole
+		length, serial := int(b[1]), int(b[3])
+		if b[0] != tagSequence || b[2] != tagInteger || length >= 0x80 || serial == 0 || length < 2+serial+15 || 2+length > len(b) {
 			break
 		}
-		if e[1] > 1 && (e[2] == 0 && e[3] < 0x80 || e[2] == 0xff && e[3] >= 0x80) {
+		if serial > 1 && (b[4] == 0 && b[5] < 0x80 || b[4] == 0xff && b[5] >= 0x80) {
 			break
 		}
-		date := e[2+int(e[1]):]
-		if date[0] != tagUTCTime || date[1] != 13 {
-			break
-		}
-		at, ok := parseUTCTime(date[2:15])
+		at, ok := parseUTCTime((*[15]byte)(b[4+serial:]))
 		if !ok {
 			break
 		}
-		if rest := date[15:]; len(rest) > 0 {
-			if len(rest) != len(reasonExtension)+1 || string(rest[:len(reasonExtension)]) != reasonExtension {
-				break
-			}
-			code := rest[len(reasonExtension)]
-			if int(code) >= len(s.reasons) {
-				break
-			}
-			s.reasons[code]++
+		if extensions := b[4+serial+15 : 2+length]; len(extensions) > 0 && !s.reasonOnly(extensions) {
+			break
 		}
-		s.sum.Revocations.add(at)
-		b = b[2+len(e):]
+		if n == len(times) {
+			s.sum.Revocations.add(times[:]...)
+			n = 0
+		}
+		times[n] = at
+		n++
+		b = b[2+length:]
 	}
+	s.sum.Revocations.add(times[:n]...)
 	s.in.r += unread - len(b)
+}
+
+// reasonOnly counts the reason code if the extensions of an entry are nothing
+// but one.
+func (s *scanner) reasonOnly(extensions []byte) bool {
+	if len(extensions) != len(reasonExtension)+1 || string(extensions[:len(reasonExtension)]) != reasonExtension {
+		return false
+	}
+	code := int(extensions[len(reasonExtension)])
+	if code >= len(s.reasons) {
+		return false
+	}
+	s.reasons[code]++
+	return true
 }
 
 // entry reads one entry of any shape.

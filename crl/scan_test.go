@@ -32,14 +32,10 @@ type authority struct {
 	cert      *x509.Certificate
 }
 
-func newAuthority(tb testing.TB, name string, key crypto.Signer, algorithm x509.SignatureAlgorithm) authority {
+func newAuthority(tb testing.TB, subject pkix.Name, key crypto.Signer, algorithm x509.SignatureAlgorithm) authority {
 	tb.Helper()
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject: pkix.Name{
-			Country: []string{"DE"}, Organization: []string{"Example, Inc."}, OrganizationalUnit: []string{"a+b", "c"},
-			CommonName: name, ExtraNames: []pkix.AttributeTypeAndValue{{Type: asn1.ObjectIdentifier{1, 2, 3, 4}, Value: "élan"}},
-		},
+		SerialNumber: big.NewInt(1), Subject: subject,
 		NotBefore: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: time.Date(2060, 1, 1, 0, 0, 0, 0, time.UTC),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCRLSign | x509.KeyUsageCertSign,
 		SubjectKeyId: []byte{1, 2, 3, 4, 5, 6, 7, 8},
@@ -52,11 +48,19 @@ func newAuthority(tb testing.TB, name string, key crypto.Signer, algorithm x509.
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return authority{name: name, key: key, algorithm: algorithm, cert: cert}
+	return authority{name: subject.CommonName, key: key, algorithm: algorithm, cert: cert}
+}
+
+// named is a subject with all that printing must get right.
+func named(name string) pkix.Name {
+	return pkix.Name{
+		Country: []string{"DE"}, Organization: []string{" Example, Inc. "}, OrganizationalUnit: []string{"#a+b", "<c>\\"},
+		CommonName: name, ExtraNames: []pkix.AttributeTypeAndValue{{Type: asn1.ObjectIdentifier{1, 2, 3, 4}, Value: "élan"}},
+	}
 }
 
 func p256(tb testing.TB) authority {
-	return newAuthority(tb, "P-256", ecKey(tb, elliptic.P256()), x509.ECDSAWithSHA256)
+	return newAuthority(tb, named("P-256"), ecKey(tb, elliptic.P256()), x509.ECDSAWithSHA256)
 }
 
 func ecKey(tb testing.TB, curve elliptic.Curve) crypto.Signer {
@@ -90,15 +94,15 @@ func authorities(tb testing.TB) []authority {
 	key := rsaKey(tb)
 	return []authority{
 		p256(tb),
-		newAuthority(tb, "P-384", ecKey(tb, elliptic.P384()), x509.ECDSAWithSHA384),
-		newAuthority(tb, "P-521", ecKey(tb, elliptic.P521()), x509.ECDSAWithSHA512),
-		newAuthority(tb, "RSA, SHA-256", key, x509.SHA256WithRSA),
-		newAuthority(tb, "RSA, SHA-384", key, x509.SHA384WithRSA),
-		newAuthority(tb, "RSA, SHA-512", key, x509.SHA512WithRSA),
-		newAuthority(tb, "PSS, SHA-256", key, x509.SHA256WithRSAPSS),
-		newAuthority(tb, "PSS, SHA-384", key, x509.SHA384WithRSAPSS),
-		newAuthority(tb, "PSS, SHA-512", key, x509.SHA512WithRSAPSS),
-		newAuthority(tb, "Ed25519", ed25519Key(tb), x509.PureEd25519),
+		newAuthority(tb, named("P-384"), ecKey(tb, elliptic.P384()), x509.ECDSAWithSHA384),
+		newAuthority(tb, named("P-521"), ecKey(tb, elliptic.P521()), x509.ECDSAWithSHA512),
+		newAuthority(tb, named("RSA, SHA-256"), key, x509.SHA256WithRSA),
+		newAuthority(tb, named("RSA, SHA-384"), key, x509.SHA384WithRSA),
+		newAuthority(tb, named("RSA, SHA-512"), key, x509.SHA512WithRSA),
+		newAuthority(tb, named("PSS, SHA-256"), key, x509.SHA256WithRSAPSS),
+		newAuthority(tb, named("PSS, SHA-384"), key, x509.SHA384WithRSAPSS),
+		newAuthority(tb, named("PSS, SHA-512"), key, x509.SHA512WithRSAPSS),
+		newAuthority(tb, named("Ed25519"), ed25519Key(tb), x509.PureEd25519),
 	}
 }
 
