@@ -8,11 +8,9 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"strings"
 	"syscall"
 	"time"
 
-	"github.com/agext/levenshtein"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -139,7 +137,7 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 		}
 	}
 	err := usageError(cmd, fmt.Errorf("unknown command %q", args[0]))
-	if meant := closest(args[0], names); meant != "" {
+	if meant := config.Closest(args[0], names); meant != "" {
 		err.hints = []string{fmt.Sprintf("did you mean %q?", cmd.CommandPath()+" "+meant)}
 	}
 	return err
@@ -153,21 +151,10 @@ func flagError(cmd *cobra.Command, err error) error {
 	}
 	var names []string
 	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
-	if meant := closest(unknown.GetSpecifiedName(), names); meant != "" {
+	if meant := config.Closest(unknown.GetSpecifiedName(), names); meant != "" {
 		usage.hints = []string{fmt.Sprintf("did you mean --%s?", meant)}
 	}
 	return usage
-}
-
-// closest is the name that was probably meant, or "" when none is near.
-func closest(got string, names []string) string {
-	best, bestDistance := "", max(2, len(got)/3)+1
-	for _, name := range names {
-		if d := levenshtein.Distance(strings.ToLower(got), strings.ToLower(name), nil); d < bestDistance {
-			best, bestDistance = name, d
-		}
-	}
-	return best
 }
 
 // outputFormat is the value of -o. It is a flag that refuses other values.

@@ -1,0 +1,263 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// set tells whether the file has the key.
+func (d *decoder) set(path string) bool {
+	_, ok := d.places[path]
+	return ok
+}
+
+// sound tells whether the values were decoded without a problem: what follows
+// from a value that was refused is not worth a message.
+func (d *decoder) sound(paths ...string) bool {
+	for _, path := range paths {
+		for p := path; p != ""; p = parent(p) {
+			if d.failed[p] {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// bad reports a problem with the value at path, in the file or in the variable
+// that it came from; with a key that is missing, at the mapping that misses it.
+func (d *decoder) bad(path, format string, args ...any) {
+	if name, ok := d.env[path]; ok {
+		d.failed[path] = true
+		d.problems = append(d.problems, Problem{File: environment, Path: name, Message: fmt.Sprintf(format, args...)})
+		return
+	}
+	d.report(d.near(path), path, format, args...)
+}
+
+// require reports an empty text that has to be given.
+func (d *decoder) require(path, value, example string) bool {
+	if value != "" || !d.sound(path) {
+		return value != ""
+	}
+	d.bad(path, "expected a value, found none; for example %s", example)
+	return false
+}
+
+// check finds what is wrong with values that decode: ranges, formats, and
+// settings that contradict each other.
+func (d *decoder) check(c *Config) {
+	if c.APIVersion != APIVersion && d.sound("apiVersion") {
+		d.bad("apiVersion", "expected %s, found %s", APIVersion, quote(c.APIVersion))
+	}
+	d.checkVault(&c.Vault)
+	if c.Consul.Address != "" && !isConsulAddress(c.Consul.Address) {
+		d.bad("consul.address", "expected an address such as https://127.0.0.1:8501, found %s", quote(c.Consul.Address))
+	}
+	d.checkLeaderElection(&c.LeaderElection)
+	d.checkState(&c.State)
+	d.checkCertificates(c.Certificates)
+	d.checkDeliver(c)
+	d.checkCRL(&c.CRL)
+	d.checkTidy(&c.Tidy)
+	if _, _, ok := hostPort(c.Listen.Address); !ok && d.sound("listen.address") {
+		d.bad("listen.address", "expected HOST:PORT or :PORT, found %s", quote(c.Listen.Address))
+	}
+}
+
+func (d *decoder) checkVault(v *Vault) {
+	if v.Address != "" && !isURL(v.Address) {
+		d.bad("vault.address", "expected a URL such as https://vault-active.vault.svc:8200, found %s", quote(v.Address))
+	}
+	if v.Auth.Method == AuthTokenFile {
+		d.require("vault.auth.tokenFile", v.Auth.TokenFile, "/vault/token/token")
+	}
+	if v.Auth.Method == AuthToken && v.Auth.TokenFile != "" && d.sound("vault.auth") && d.set("vault.auth.method") {
+		d.bad("vault.auth.tokenFile", "method token reads VAULT_TOKEN, not a file; did you mean method: tokenFile?")
+	}
+	if v.Auth.Method == AuthKubernetes {
+		d.require("vault.auth.mount", v.Auth.Mount, "kubernetes")
+		d.require("vault.auth.role", v.Auth.Role, "pkiwarden")
+	}
+}
+
+func (d *decoder) checkLeaderElection(l *LeaderElection) {
+	const at = "leaderElection."
+	d.name(at+"name", l.Name, "pkiwarden", validation.IsDNS1123Subdomain)
+	if l.Namespace != "" {
+		d.name(at+"namespace", l.Namespace, "vault", validation.IsDNS1123Label)
+	}
+	if !d.sound(at+"leaseDuration", at+"renewDeadline", at+"retryPeriod") {
+		return
+	}
+	if l.LeaseDuration <= l.RenewDeadline {
+		d.contradict(at+"leaseDuration", at+"renewDeadline", "leaseDuration (%s) has to be longer than renewDeadline (%s)", span(l.LeaseDuration), span(l.RenewDeadline))
+	}
+	// client-go waits for up to 1.2 retry periods (leaderelection.JitterFactor).
+	if l.RenewDeadline <= l.RetryPeriod*6/5 {
+		d.contradict(at+"renewDeadline", at+"retryPeriod", "renewDeadline (%s) has to be longer than 1.2 times retryPeriod (%s)", span(l.RenewDeadline), span(l.RetryPeriod))
+	}
+}
+
+func (d *decoder) checkState(s *State) {
+	if s.Backend == BackendFile {
+		if d.require("state.path", s.Path, "/var/lib/pkiwarden/state") && !filepath.IsAbs(s.Path) {
+			d.bad("state.path", "expected an absolute path, found %s", quote(s.Path))
+		}
+	}
+	if s.Backend == BackendKubernetes && s.Path != "" && d.sound("state") {
+		d.bad("state.path", "backend kubernetes keeps state in ConfigMaps and has no path; did you mean backend: file?")
+	}
+}
+
+func (d *decoder) checkCRL(c *CRL) {
+	d.checkMounts("crl.mounts", c.Mounts)
+	d.checkLimit(&c.Limit)
+	const warn, critical = "crl.warn.", "crl.critical."
+	if d.sound(warn+"share", critical+"share") && c.Warn.Share >= c.Critical.Share {
+		d.contradict(warn+"share", critical+"share", "warn.share (%v) has to be below critical.share (%v)", c.Warn.Share, c.Critical.Share)
+	}
+	if d.sound(warn+"horizon", critical+"horizon") && c.Warn.Horizon <= c.Critical.Horizon {
+		d.contradict(warn+"horizon", critical+"horizon", "warn.horizon (%s) has to be longer than critical.horizon (%s)", span(c.Warn.Horizon), span(c.Critical.Horizon))
+	}
+	if d.sound(warn+"headroom", critical+"headroom") && c.Warn.Headroom <= c.Critical.Headroom {
+		d.contradict(warn+"headroom", critical+"headroom", "warn.headroom (%v) has to be above critical.headroom (%v)", c.Warn.Headroom, c.Critical.Headroom)
+	}
+}
+
+// vaultStorage is every storage type of Vault (its physical/ folder and the
+// integrated storage).
+var vaultStorage = []string{
+	"aerospike", "alicloudoss", "azure", "cassandra", "cockroachdb", "consul", "couchdb", "dynamodb", "etcd", "file",
+	"foundationdb", "gcs", "inmem", "manta", "mssql", "mysql", "oci", "postgresql", "raft", "s3", "spanner", "swift", "zookeeper",
+}
+
+func (d *decoder) checkLimit(l *Limit) {
+	if l.IsAuto() || !d.sound("crl.limit") {
+		return
+	}
+	if l.Bytes > 0 {
+		if other := *l; l.Backend != "" || other != (Limit{Bytes: l.Bytes}) {
+			d.bad("crl.limit", "expected either bytes or backend with its settings, found both")
+		}
+		return
+	}
+	if !d.require("crl.limit.backend", l.Backend, "consul") {
+		return
+	}
+	if !slices.Contains(vaultStorage, l.Backend) {
+		hint := ""
+		if meant := Closest(l.Backend, vaultStorage); meant != "" {
+			hint = fmt.Sprintf("; did you mean %q?", meant)
+		}
+		d.bad("crl.limit.backend", "expected a storage type of Vault, found %s%s", quote(l.Backend), hint)
+		return
+	}
+	for _, only := range []struct {
+		key, backend string
+		value        int64
+	}{
+		{"kvMaxValueSize", "consul", l.KVMaxValueSize},
+		{"txnMaxReqLen", "consul", l.TxnMaxReqLen},
+		{"maxEntrySize", "raft", l.MaxEntrySize},
+	} {
+		if only.value > 0 && l.Backend != only.backend {
+			d.bad("crl.limit."+only.key, "%s is a setting of backend %s, not of %s", only.key, only.backend, l.Backend)
+		}
+	}
+}
+
+func (d *decoder) checkTidy(t *Tidy) {
+	d.checkMounts("tidy.mounts", t.Mounts)
+	const floor = 24 * time.Hour
+	if t.SafetyBuffer < floor && !t.AllowShortSafetyBuffer && d.sound("tidy.safetyBuffer", "tidy.allowShortSafetyBuffer") {
+		d.bad("tidy.safetyBuffer", "%s is below the floor of 24h, which clock differences and slow clients need; set allowShortSafetyBuffer: true to insist", span(t.SafetyBuffer))
+	}
+	if d.sound("tidy.minInterval", "tidy.trigger.atLeastEvery") && t.MinInterval > t.Trigger.AtLeastEvery {
+		d.contradict("tidy.minInterval", "tidy.trigger.atLeastEvery", "minInterval (%s) has to be at most trigger.atLeastEvery (%s)", span(t.MinInterval), span(t.Trigger.AtLeastEvery))
+	}
+}
+
+func (d *decoder) checkMounts(at string, mounts []string) {
+	if !d.sound(at) {
+		return
+	}
+	includes := 0
+	for i, mount := range mounts {
+		name, leaveOut := strings.CutPrefix(mount, "!")
+		if !leaveOut {
+			includes++
+		}
+		if _, err := path.Match(name, ""); err != nil || strings.Trim(name, "/") == "" {
+			d.bad(fmt.Sprintf("%s[%d]", at, i), "expected a mount, a pattern such as pki* or an exclusion such as !pki-test, found %s", quote(mount))
+		}
+	}
+	if includes == 0 && d.set(at) {
+		d.bad(at, `expected at least one mount or pattern, found none; ["*"] is every mount`)
+	}
+}
+
+// contradict reports two values that do not go together, at the one that the
+// file sets.
+func (d *decoder) contradict(path, other, format string, args ...any) {
+	if !d.set(path) && d.set(other) {
+		path = other
+	}
+	d.bad(path, format, args...)
+}
+
+// name checks a required name by one of Kubernetes' rules.
+func (d *decoder) name(path, value, example string, rule func(string) []string) {
+	if !d.require(path, value, example) || !d.sound(path) {
+		return
+	}
+	if wrong := rule(value); len(wrong) > 0 {
+		d.bad(path, "expected a name such as %s, found %s: %s", example, quote(value), wrong[0])
+	}
+}
+
+func isURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Hostname() != "" && u.User == nil &&
+		u.RawQuery == "" && u.Fragment == "" && (u.Port() == "" || isPort(u.Port()))
+}
+
+// isConsulAddress accepts what Consul's own clients accept.
+func isConsulAddress(s string) bool {
+	if socket, ok := strings.CutPrefix(s, "unix://"); ok {
+		return filepath.IsAbs(socket)
+	}
+	if strings.Contains(s, "://") {
+		return isURL(s)
+	}
+	host, _, ok := hostPort(s)
+	return ok && host != ""
+}
+
+// hostPort splits HOST:PORT; the host may be empty, an IP address or a DNS name.
+func hostPort(s string) (host, port string, ok bool) {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil || !isPort(port) {
+		return "", "", false
+	}
+	_, notIP := netip.ParseAddr(host)
+	if host != "" && notIP != nil && len(validation.IsDNS1123Subdomain(strings.ToLower(host))) > 0 {
+		return "", "", false
+	}
+	return host, port, true
+}
+
+func isPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0
+}

@@ -1,0 +1,340 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/goccy/go-yaml/ast"
+)
+
+// maxValues bounds what aliases can blow a small file up to.
+const maxValues = 100_000
+
+// maxEntries is more than any list of a configuration has.
+const maxEntries = 1000
+
+// maxProblems is more than anyone reads.
+const maxProblems = 100
+
+// decoder fills the contract's types from a document and remembers where each
+// value stood, for the checks that come after it. It reports every problem and
+// carries on.
+type decoder struct {
+	file     string
+	problems Problems
+	places   map[string]place  // of each value that the file sets, by path
+	failed   map[string]bool   // paths with a problem
+	env      map[string]string // variable that a value came from, by path
+	anchors  map[string][]*ast.AnchorNode
+	values   int // decoded so far
+}
+
+func newDecoder(file string) *decoder {
+	return &decoder{
+		file: file, places: map[string]place{}, failed: map[string]bool{},
+		env: map[string]string{}, anchors: map[string][]*ast.AnchorNode{},
+	}
+}
+
+// Visit collects the anchors, in the order of the file.
+func (d *decoder) Visit(n ast.Node) ast.Visitor {
+	if a, ok := n.(*ast.AnchorNode); ok && a.Name != nil {
+		name := a.Name.GetToken().Value
+		d.anchors[name] = append(d.anchors[name], a)
+	}
+	return d
+}
+
+func (d *decoder) report(at place, path, format string, args ...any) {
+	d.failed[path] = true
+	if len(d.problems) == maxProblems {
+		return
+	}
+	d.problems = append(d.problems, Problem{File: d.file, Line: at.line, Column: at.column, Path: path, Message: fmt.Sprintf(format, args...)})
+}
+
+// document decodes the whole file.
+func (d *decoder) document(n ast.Node, c *Config) {
+	if n == nil {
+		return
+	}
+	ast.Walk(d, n)
+	d.places[""] = placeOf(n)
+	d.value(n, "", reflect.ValueOf(c).Elem(), "")
+}
+
+// value decodes one node. A node that does not fit leaves v as it is.
+func (d *decoder) value(n ast.Node, path string, v reflect.Value, tag reflect.StructTag) {
+	if d.values++; d.values > maxValues {
+		if d.values == maxValues+1 {
+			d.report(placeOf(n), path, "more than %d values once aliases are followed", maxValues)
+		}
+		return
+	}
+	n = d.follow(n, path)
+	if n == nil {
+		return
+	}
+	if _, isTag := n.(*ast.TagNode); isTag {
+		d.report(placeOf(n), path, "expected a plain value, found the YAML tag %s", n.GetToken().Value)
+		return
+	}
+	d.places[path] = placeOf(n)
+	if tag.Get("auto") != "" {
+		if s := scalarOf(n); s.kind == text && s.value == "auto" {
+			v.SetZero()
+			return
+		}
+	}
+	if d.scalar(n, path, v, tag) {
+		return
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		fresh := newValue(v.Type().Elem())
+		before := len(d.problems)
+		d.value(n, path, fresh, tag)
+		if len(d.problems) == before || fresh.Kind() == reflect.Struct {
+			v.Set(fresh.Addr())
+		}
+	case reflect.Struct:
+		d.mapping(n, path, v, tag)
+	case reflect.Slice:
+		d.list(n, path, v, tag)
+	default:
+		panic(fmt.Sprintf("no way to decode %s into %s", path, v.Type()))
+	}
+}
+
+func newValue(t reflect.Type) reflect.Value {
+	v := reflect.New(t)
+	if d, ok := v.Interface().(defaulter); ok {
+		d.defaults()
+	}
+	return v.Elem()
+}
+
+func (d *decoder) list(n ast.Node, path string, v reflect.Value, tag reflect.StructTag) {
+	seq, ok := n.(*ast.SequenceNode)
+	if !ok {
+		if n.Type() == ast.NullType {
+			return // every entry commented out
+		}
+		found := describe(n)
+		hint := ""
+		if s := scalarOf(n); s.kind == text {
+			hint = "; one entry is written [" + s.value + "]"
+		}
+		d.report(placeOf(n), path, "expected a list, found %s%s", found, hint)
+		return
+	}
+	if len(seq.Values) > maxEntries {
+		d.report(placeOf(n), path, "expected at most %d entries, found %d", maxEntries, len(seq.Values))
+		return
+	}
+	out := reflect.MakeSlice(v.Type(), 0, len(seq.Values))
+	for i, entry := range seq.Values {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		element := newValue(v.Type().Elem())
+		if entry == nil || entry.Type() == ast.NullType {
+			d.report(placeOf(seq), at, "expected a value, found nothing")
+		} else {
+			d.value(entry, at, element, tag)
+		}
+		out = reflect.Append(out, element)
+	}
+	v.Set(out)
+}
+
+func (d *decoder) mapping(n ast.Node, path string, v reflect.Value, tag reflect.StructTag) {
+	if n.Type() == ast.NullType {
+		return // every key commented out
+	}
+	fields := fieldsOf(v.Type())
+	if _, ok := n.(ast.MapNode); !ok {
+		or := ""
+		if tag.Get("auto") != "" {
+			or = "auto or "
+		}
+		d.report(placeOf(n), path, "expected %sa mapping with %s, found %s", or, listed(keysOf(fields)), describe(n))
+		return
+	}
+	for _, e := range d.entries(n, path, 0) {
+		at := join(path, e.key)
+		i := slices.IndexFunc(fields, func(f reflect.StructField) bool { return f.Tag.Get("yaml") == e.key })
+		if i < 0 {
+			d.report(e.at, at, "unknown key; %s", suggestKey(path, e.key, keysOf(fields)))
+			continue
+		}
+		field := v.FieldByIndex(fields[i].Index)
+		before := reflect.ValueOf(field.Interface())
+		d.value(e.value, at, field, fields[i].Tag)
+		d.refuseUnsupported(at, before, field)
+	}
+}
+
+// entry is one key of a mapping, merged ones included.
+type entry struct {
+	key   string
+	at    place
+	value ast.Node
+}
+
+// entries lists a mapping's keys: its own, each once, then what it merges in
+// (<<) and does not set itself.
+func (d *decoder) entries(n ast.Node, path string, depth int) []entry {
+	var own []entry
+	var merges []ast.Node
+	seen := map[string]place{}
+	for it := n.(ast.MapNode).MapRange(); it.Next(); {
+		key := it.Key()
+		if key.IsMergeKey() {
+			merges = append(merges, it.Value())
+			continue
+		}
+		at := placeOf(key)
+		written := scalarOf(key)
+		if written.kind == notScalar {
+			d.report(at, path, "expected a key, found %s", describe(key))
+			continue
+		}
+		name := written.value
+		if first, twice := seen[name]; twice {
+			d.report(at, join(path, name), "duplicate key; it is already set at line %d", first.line)
+			continue
+		}
+		seen[name] = at
+		own = append(own, entry{name, at, it.Value()})
+	}
+	for _, merge := range merges {
+		for _, e := range d.merged(merge, path, depth) {
+			if _, set := seen[e.key]; !set {
+				seen[e.key] = e.at
+				own = append(own, e)
+			}
+		}
+	}
+	return own
+}
+
+func (d *decoder) merged(n ast.Node, path string, depth int) []entry {
+	target := d.follow(n, path)
+	if target == nil {
+		return nil
+	}
+	if depth > maxNesting {
+		d.report(placeOf(n), path, "a merge (<<) contains itself")
+		return nil
+	}
+	switch m := target.(type) {
+	case ast.MapNode:
+		return d.entries(target, path, depth+1)
+	case *ast.SequenceNode:
+		var all []entry
+		for _, one := range m.Values {
+			all = append(all, d.merged(one, path, depth+1)...)
+		}
+		return all
+	}
+	d.report(placeOf(n), path, "expected a mapping to merge (<<), found %s", describe(target))
+	return nil
+}
+
+// follow replaces an anchor by what it names and an alias by what it stands
+// for; nil when there is no such anchor.
+func (d *decoder) follow(n ast.Node, path string) ast.Node {
+	start := n
+	for range maxNesting {
+		switch a := n.(type) {
+		case *ast.AnchorNode:
+			n = a.Value
+		case *ast.AliasNode:
+			name := a.Value.GetToken().Value
+			n = d.anchored(name, a)
+			if n == nil {
+				d.report(placeOf(a), path, "the alias *%s has no anchor before it", name)
+				return nil
+			}
+		case nil:
+			d.report(d.near(path), path, "expected a value, found nothing")
+			return nil
+		default:
+			return n
+		}
+	}
+	d.report(placeOf(start), path, "an alias stands for itself")
+	return nil
+}
+
+// anchored is the value of the last anchor of that name before the alias.
+func (d *decoder) anchored(name string, alias *ast.AliasNode) ast.Node {
+	at, anchors := alias.GetToken().Position, d.anchors[name]
+	after := sort.Search(len(anchors), func(i int) bool {
+		p := anchors[i].GetToken().Position
+		return p.Line > at.Line || p.Line == at.Line && p.Column > at.Column
+	})
+	if after == 0 {
+		return nil
+	}
+	return anchors[after-1].Value
+}
+
+// near is where the file sets path, or else what path is part of.
+func (d *decoder) near(path string) place {
+	for {
+		if at, ok := d.places[path]; ok {
+			return at
+		}
+		if path == "" {
+			return place{1, 1}
+		}
+		path = parent(path)
+	}
+}
+
+// fieldsOf are the fields that the file can set.
+func fieldsOf(t reflect.Type) []reflect.StructField {
+	return slices.DeleteFunc(reflect.VisibleFields(t), func(f reflect.StructField) bool { return f.Tag.Get("yaml") == "" })
+}
+
+func keysOf(fields []reflect.StructField) []string {
+	keys := make([]string, len(fields))
+	for i, f := range fields {
+		keys[i] = f.Tag.Get("yaml")
+	}
+	return keys
+}
+
+func join(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+// parent is the path without its last key or index.
+func parent(path string) string {
+	return path[:max(strings.LastIndexAny(path, ".["), 0)]
+}
+
+// pattern is the path with every index left open: certificates[].name.
+func pattern(path string) string {
+	var b strings.Builder
+	inIndex := false
+	for _, r := range path {
+		switch {
+		case r == '[':
+			inIndex = true
+			b.WriteRune(r)
+		case r == ']':
+			inIndex = false
+			b.WriteRune(r)
+		case !inIndex:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,48 @@
+package config
+
+import "reflect"
+
+// unsupported is every key of the contract whose feature does not exist yet:
+// set to anything but its default it is refused, never ignored. A key is a
+// pattern of paths, or PATTERN=VALUE where only one value is refused.
+var unsupported = map[string]string{
+	"vault.namespace=*":                      "walking every Vault namespace; name one",
+	"vault.auth.method=approle":              "AppRole login; use kubernetes, tokenFile or token",
+	"leaderElection.backend=consul":          "election by a Consul session; use kubernetes or none",
+	"state.backend=consul":                   "state in Consul's KV; use kubernetes or file",
+	"certificates[].profile":                 "names computed for a chart; list them in dnsNames",
+	"certificates[].namesFrom":               "names taken from objects; list them in dnsNames",
+	"certificates[].windows":                 "windows for renewals",
+	"signers":                                "signing requests with a CA of your own",
+	"deliver[].reload.command":               "reloading by a command; use signal, consul or none",
+	"deliver[].verify[].protocol=consul-rpc": "proof on Consul's RPC port",
+	"deliver[].rollout":                      "one replica at a time",
+	"crl.warn.horizon":                       "the forecast of the time to the limit",
+	"crl.warn.headroom":                      "rollout headroom",
+	"crl.critical.horizon":                   "the forecast of the time to the limit",
+	"crl.critical.headroom":                  "rollout headroom",
+	"crl.fleetSize":                          "rollout headroom",
+	"tidy.trigger.horizon":                   "the forecast of the time to the limit",
+	"tidy.windows":                           "windows for tidy",
+	"tidy.ownAutoTidy":                       "switching a mount's own auto-tidy off; use vault write PKI/config/auto-tidy enabled=false",
+	"canary":                                 "canary issuance",
+	"workloads":                              "auditing workloads",
+	"listen.webConfigFile":                   "TLS and authentication for metrics",
+}
+
+// refuseUnsupported reports a value that asks for a feature of that table.
+func (d *decoder) refuseUnsupported(path string, before, after reflect.Value) {
+	if reflect.DeepEqual(before.Interface(), after.Interface()) || isEmptyList(before) && isEmptyList(after) {
+		return
+	}
+	key := pattern(path)
+	feature, ok := unsupported[key]
+	if !ok && after.Kind() == reflect.String {
+		feature, ok = unsupported[key+"="+after.String()]
+	}
+	if ok {
+		d.bad(path, "not supported yet: %s", feature)
+	}
+}
+
+func isEmptyList(v reflect.Value) bool { return v.Kind() == reflect.Slice && v.Len() == 0 }
