@@ -13,9 +13,6 @@ import (
 // maxValues bounds what aliases can blow a small file up to.
 const maxValues = 100_000
 
-// maxEntries is more than any list of a configuration has.
-const maxEntries = 1000
-
 // maxProblems is more than anyone reads.
 const maxProblems = 100
 

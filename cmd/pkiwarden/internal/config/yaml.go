@@ -14,12 +14,14 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// What a file may hold at most. The parser's cost grows with the square of the
-// nesting and of the keys in one mapping; no mapping of the contract comes near.
+// What a file may hold at most. The parser's cost grows with the square of
+// the nesting, the keys of a mapping and the entries of a list; no configuration
+// comes near.
 const (
 	maxFileBytes   = 1 << 20
 	maxNesting     = 32
 	maxMappingKeys = 100
+	maxEntries     = 1000
 )
 
 // place is a line and column, both from 1.
@@ -121,62 +123,82 @@ func firstInvalid(s string) int {
 
 func isControl(r rune) bool { return r < 0x20 && r != '\t' || r == 0x7f }
 
+// shape counts what is open at one point of the tokens.
+type shape struct {
+	flow    []int       // keys of each open flow collection
+	keys    map[int]int // keys of the open block mapping at each column
+	entries map[int]int // entries of the open block list at each column
+	line    int
+	dashes  int // entries that begin on this line
+}
+
 // checkShape refuses, before it is parsed, what no configuration looks like.
 func checkShape(file string, tokens token.Tokens) *Problem {
-	refuse := func(t *token.Token, message string) *Problem {
-		return &Problem{File: file, Line: t.Position.Line, Column: t.Position.Column, Message: message}
-	}
-	const tooDeep, tooMany = "nested too deeply", "too many keys in one mapping"
-	var flow []int               // keys in each open flow collection
-	block := make(map[int]int)   // keys in the open block mapping at each column
-	entries, line := 0, 0        // "-" on this line
-	forget := func(column int) { // the mappings that end where something begins at column
-		for c := range block {
-			if c > column {
-				delete(block, c)
-			}
-		}
-	}
+	s := shape{keys: map[int]int{}, entries: map[int]int{}}
 	for _, t := range tokens {
-		if t.Position.Line != line {
-			entries, line = 0, t.Position.Line
-		}
-		switch t.Type {
-		case token.SequenceStartType, token.MappingStartType:
-			if flow = append(flow, 0); len(flow) > maxNesting {
-				return refuse(t, tooDeep)
-			}
-		case token.SequenceEndType, token.MappingEndType:
-			flow = flow[:max(len(flow)-1, 0)]
-		case token.MappingKeyType:
-			return refuse(t, "expected KEY: VALUE, found an explicit key (?)")
-		case token.SequenceEntryType:
-			forget(t.Position.Column)
-			if entries++; entries > maxNesting {
-				return refuse(t, tooDeep)
-			}
-		case token.MappingValueType:
-			if len(flow) > 0 {
-				flow[len(flow)-1]++
-				if flow[len(flow)-1] > maxMappingKeys {
-					return refuse(t, tooMany)
-				}
-				continue
-			}
-			column := t.Position.Column
-			if t.Prev != nil {
-				column = t.Prev.Position.Column
-			}
-			forget(column)
-			if block[column]++; block[column] > maxMappingKeys {
-				return refuse(t, tooMany)
-			}
-			if len(block) > maxNesting {
-				return refuse(t, tooDeep)
-			}
+		if message := s.next(t); message != "" {
+			return &Problem{File: file, Line: t.Position.Line, Column: max(t.Position.Column, 1), Message: message}
 		}
 	}
 	return nil
+}
+
+// next takes one token in; a message refuses it.
+func (s *shape) next(t *token.Token) string {
+	const tooDeep, tooManyKeys = "nested too deeply", "too many keys in one mapping"
+	if t.Position.Line != s.line {
+		s.dashes, s.line = 0, t.Position.Line
+	}
+	switch t.Type {
+	case token.SequenceStartType, token.MappingStartType:
+		if s.flow = append(s.flow, 0); len(s.flow) > maxNesting {
+			return tooDeep
+		}
+	case token.SequenceEndType, token.MappingEndType:
+		s.flow = s.flow[:max(len(s.flow)-1, 0)]
+	case token.MappingKeyType:
+		return "expected KEY: VALUE, found an explicit key (?)"
+	case token.SequenceEntryType:
+		column := t.Position.Column
+		forget(s.keys, column)
+		forget(s.entries, column)
+		s.entries[column]++
+		if s.dashes++; s.dashes > maxNesting || len(s.entries) > maxNesting {
+			return tooDeep
+		}
+		if s.entries[column] > maxEntries {
+			return fmt.Sprintf("expected at most %d entries in a list, found more", maxEntries)
+		}
+	case token.MappingValueType:
+		if open := len(s.flow); open > 0 {
+			if s.flow[open-1]++; s.flow[open-1] > maxMappingKeys {
+				return tooManyKeys
+			}
+			return ""
+		}
+		column := t.Position.Column
+		if t.Prev != nil {
+			column = t.Prev.Position.Column
+		}
+		forget(s.keys, column)
+		forget(s.entries, column-1)
+		if s.keys[column]++; s.keys[column] > maxMappingKeys {
+			return tooManyKeys
+		}
+		if len(s.keys) > maxNesting {
+			return tooDeep
+		}
+	}
+	return ""
+}
+
+// forget ends what is open to the right of a column.
+func forget(open map[int]int, column int) {
+	for c := range open {
+		if c > column {
+			delete(open, c)
+		}
+	}
 }
 
 // placeOf is where a node begins. A block mapping begins at its first key; its
