@@ -43,6 +43,8 @@ type TransportOptions struct {
 	ServerName string
 	// Authorize sets the credentials of a request.
 	Authorize func(*http.Request) error
+	// Observe sees the status of every answer.
+	Observe func(r *http.Request, status int)
 	// MaxBody bounds the answer to a request, in bytes; 0 is no bound, for
 	// answers that their readers bound. Default: none.
 	MaxBody func(*http.Request) int64
@@ -105,6 +107,9 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := next.RoundTrip(r)
 	if err != nil {
 		return nil, err
+	}
+	if t.o.Observe != nil {
+		t.o.Observe(r, resp.StatusCode)
 	}
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 && resp.StatusCode != http.StatusNotModified {
 		_ = resp.Body.Close()
