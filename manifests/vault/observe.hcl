@@ -5,8 +5,11 @@
 # "+" stands for one path segment: these rules hold for every PKI mount whose
 # path has none of its own slashes ("pki", "pki_int"). For a mount "team/pki"
 # repeat each with "team/pki/…" ("+/+/…" for all of that depth). Vault
-# Enterprise: write the policy into each namespace. To narrow it to one mount,
-# put the mount's name in place of "+".
+# Enterprise: write the policy into each namespace.
+#
+# "+" also stands for mounts of other types: in a KV version 1 mount, a secret
+# at "roles/NAME" could be read. Where that matters, put the names of the PKI
+# mounts in place of "+".
 #
 # CRLs, certificates, issuers and the seal status need no token at all.
 
@@ -28,10 +31,6 @@ path "+/config/auto-tidy" {
 }
 
 path "+/tidy-status" {
-  capabilities = ["read"]
-}
-
-path "+/issuer/+" {
   capabilities = ["read"]
 }
 

@@ -15,6 +15,9 @@ import (
 	"testing"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/pkiwarden/pkiwarden/test/e2e/servers"
+	"github.com/pkiwarden/pkiwarden/test/e2e/servers/serverstest"
 )
 
 //go:generate go test -run ^TestPrometheusRuleIsTheRules$ -count=1 . -args -update
@@ -61,6 +64,39 @@ func TestPrometheusRuleIsTheRules(t *testing.T) {
 	}
 	if got := readFile(t, path); got != want.String() {
 		t.Errorf("%s is not what rules.yaml says; run: go generate ./test/e2e", path)
+	}
+}
+
+// TestAlertRules has promtool check the rules and run their tests.
+func TestAlertRules(t *testing.T) {
+	ctx := serverstest.Context(t)
+	set := serverstest.New(t)
+	promtool, err := set.Promtool(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests, err := filepath.Glob(manifestsDir + "/monitoring/*_test.yaml")
+	if err != nil || len(tests) == 0 {
+		t.Fatalf("no promtool tests (%v)", err)
+	}
+	for _, args := range [][]string{
+		append([]string{"check", "rules", "--lint=all", "--lint-fatal"}, rulesFile),
+		append([]string{"test", "rules"}, tests...),
+	} {
+		for i, arg := range args {
+			if strings.HasSuffix(arg, ".yaml") {
+				if args[i], err = filepath.Abs(arg); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		result, err := set.Run(ctx, servers.ProgramOptions{Path: promtool, Args: args})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if result.ExitCode != 0 {
+			t.Errorf("promtool %s %s: exit code %d\n%s%s", args[0], args[1], result.ExitCode, result.Stdout, result.Stderr)
+		}
 	}
 }
 
