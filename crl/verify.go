@@ -21,26 +21,31 @@ import (
 // itself and not a digest that a pass over the list could leave behind.
 var ErrNotVerifiable = errors.New("signature cannot be verified")
 
+// ErrNotSigned is returned by Summary.Verify when the list was not signed by
+// the issuer that it was given.
+var ErrNotSigned = errors.New("not signed by this issuer")
+
 // Verify checks that the list was signed by issuer: the same name octet by
 // octet, the same key identifier where both carry one (RFC 5280 section
 // 5.2.1), the right to sign lists where issuer has a key usage (section
 // 6.3.3 f), and the signature, by RSA (PKCS #1 v1.5 or PSS) or ECDSA. It does
-// not look at dates or at issuer's own signature.
+// not look at dates or at issuer's own signature. Its errors wrap ErrNotSigned
+// or ErrNotVerifiable.
 func (s Summary) Verify(issuer *x509.Certificate) error {
 	if !bytes.Equal(s.RawIssuer, issuer.RawSubject) {
-		return fmt.Errorf("verifying CRL: it was issued by %q, the certificate is for %q", s.Issuer, rawName(issuer.RawSubject))
+		return fmt.Errorf("verifying CRL: %w: it was issued by %q, the certificate is for %q", ErrNotSigned, s.Issuer, rawName(issuer.RawSubject))
 	}
 	if len(s.AuthorityKeyID) > 0 && len(issuer.SubjectKeyId) > 0 && !bytes.Equal(s.AuthorityKeyID, issuer.SubjectKeyId) {
-		return fmt.Errorf("verifying CRL: it was signed by key %x, the certificate holds key %x", s.AuthorityKeyID, issuer.SubjectKeyId)
+		return fmt.Errorf("verifying CRL: %w: it was signed by key %x, the certificate holds key %x", ErrNotSigned, s.AuthorityKeyID, issuer.SubjectKeyId)
 	}
 	if issuer.KeyUsage != 0 && issuer.KeyUsage&x509.KeyUsageCRLSign == 0 {
-		return errors.New("verifying CRL: the key usage of the issuer's certificate does not include CRL signing")
+		return fmt.Errorf("verifying CRL: %w: the key usage of its certificate does not include CRL signing", ErrNotSigned)
 	}
 	if s.signed.hash == crypto.Hash(0) {
 		return fmt.Errorf("verifying CRL: %w: algorithm %s", ErrNotVerifiable, s.SignatureAlgorithm)
 	}
 	if err := s.signed.verify(s.SignatureAlgorithm, issuer.PublicKey); err != nil {
-		return fmt.Errorf("verifying CRL: %w", err)
+		return fmt.Errorf("verifying CRL: %w: %w", ErrNotSigned, err)
 	}
 	return nil
 }
@@ -53,7 +58,7 @@ func (p signedPart) verify(algorithm x509.SignatureAlgorithm, key any) error {
 			break
 		}
 		if !ecdsa.VerifyASN1(key, p.digest, p.signature) {
-			return errors.New("the ECDSA signature is not the issuer's")
+			return errors.New("the ECDSA signature does not match")
 		}
 		return nil
 	case x509.SHA256WithRSAPSS, x509.SHA384WithRSAPSS, x509.SHA512WithRSAPSS:
@@ -69,7 +74,7 @@ func (p signedPart) verify(algorithm x509.SignatureAlgorithm, key any) error {
 		}
 		return rsa.VerifyPKCS1v15(key, p.hash, p.digest, p.signature)
 	}
-	return fmt.Errorf("it is signed with %s, the issuer's key is %T", algorithm, key)
+	return fmt.Errorf("it is signed with %s, the key is %T", algorithm, key)
 }
 
 // rawName prints the DER of a name as Scan prints a list's issuer.
