@@ -66,17 +66,13 @@ func (s State) pairFinding(want Spec, now time.Time) *Finding {
 	return f
 }
 
-// lifetimeFinding compares what was granted with what was asked. Signers round
-// and backdate, so up to a hundredth, and a minute, is no difference.
+// lifetimeFinding compares what was granted with what was asked.
 func (s State) lifetimeFinding(want Spec) *Finding {
 	leaf := s.Live.Leaf
-	if leaf == nil || !s.Live.Managed {
+	if leaf == nil || !s.Live.Managed || want.grantedInFull(leaf) {
 		return nil
 	}
 	granted := leaf.NotAfter.Sub(leaf.NotBefore)
-	if granted >= want.Lifetime-max(want.Lifetime/100, time.Minute) {
-		return nil
-	}
 	return &Finding{
 		Rule: RuleLifetimeShorter, Severity: Warning, Subject: want.subject(),
 		Summary:  fmt.Sprintf("signer %s granted %v where %v was asked for", want.Signer, granted, want.Lifetime),

@@ -222,11 +222,7 @@ func (s State) decide(r Request, want Spec, now time.Time) Step {
 
 // judge is the step when our CSR carries a certificate.
 func (s State) judge(r Request, stale bool, want Spec, now time.Time) Step {
-	current := s.Live.Leaf
-	if !s.Live.Usable(now) {
-		current = nil
-	}
-	chain, err := Validate(r.Certificate, s.Pending.Key, want, s.Trust, now, current)
+	chain, err := s.validate(r, want, now)
 	if err == nil {
 		return Step{Kind: Publish, Reason: "request " + r.Name + " is answered", LookAgainAt: now, Chain: chain, Result: ResultIssued}
 	}
@@ -238,6 +234,26 @@ func (s State) judge(r Request, stale bool, want Spec, now time.Time) Step {
 		return s.drop(s.Pending.abandon(now), now, "request %s was made for an earlier configuration", r.Name)
 	}
 	return s.failed(RuleRefused, ResultRefused, want, now, "the certificate of request %s was refused: %v", r.Name, err)
+}
+
+// validate holds the answer against the certificate in use, if that is worth
+// keeping. One that must be replaced in any case, since it is not what is wanted
+// or nobody trusts it, may be replaced by one that ends sooner, provided that it
+// was granted the whole lifetime asked for: the shorter one is then our wish.
+func (s State) validate(r Request, want Spec, now time.Time) (Chain, error) {
+	if !s.Live.Usable(now) {
+		return Validate(r.Certificate, s.Pending.Key, want, s.Trust, now, nil)
+	}
+	chain, err := Validate(r.Certificate, s.Pending.Key, want, s.Trust, now, s.Live.Leaf)
+	var refusal *Refusal
+	if !errors.As(err, &refusal) || refusal.Reason != NotLater || want.unwanted(s.Live, s.Trust, now) == "" {
+		return chain, err
+	}
+	shorter, again := Validate(r.Certificate, s.Pending.Key, want, s.Trust, now, nil)
+	if again != nil || !want.grantedInFull(shorter.Leaf) {
+		return chain, err
+	}
+	return shorter, nil
 }
 
 // withdraw is the step towards closing a request of ours that is no longer

@@ -154,6 +154,31 @@ func TestNext(t *testing.T) {
 			w.request(0)
 			w.answer(func(c *x509.Certificate) { c.NotAfter = w.now.Add(6 * time.Hour) })
 		}, Publish, "", 0, ResultIssued},
+		{"answered with an earlier end, as asked, live not what is wanted", func(w *world) {
+			w.live(time.Hour)
+			w.want.DNSNames, w.want.Lifetime = w.want.DNSNames[:1], time.Hour
+			w.request(0)
+			w.answer()
+		}, Publish, "", 0, ResultIssued},
+		{"answered with an earlier end, as asked, live not trusted", func(w *world) {
+			w.live(time.Hour)
+			w.ca = newAuthority(w.t, "new", nil)
+			w.Trust, w.want.Lifetime = w.ca.trust(w.t), time.Hour
+			w.request(0)
+			w.answer()
+		}, Publish, "", 0, ResultIssued},
+		{"answered with an earlier end, not as asked, live not what is wanted", func(w *world) {
+			w.live(time.Hour)
+			w.want.DNSNames = w.want.DNSNames[:1]
+			w.request(0)
+			w.answer(func(c *x509.Certificate) { c.NotAfter = w.now.Add(6 * time.Hour) })
+		}, DropPending, "not later than the current one", 0, ResultRefused},
+		{"answered with an earlier end, as asked, live still what is wanted", func(w *world) {
+			w.live(time.Hour)
+			w.want.Lifetime = time.Hour
+			w.request(0)
+			w.answer()
+		}, DropPending, "not later than the current one", 0, ResultRefused},
 		{"answered by a clock ahead", func(w *world) {
 			w.request(0)
 			w.answer(func(c *x509.Certificate) { c.NotBefore = w.now.Add(time.Minute) })

@@ -99,6 +99,33 @@ func spread(name string) float64 {
 	return float64(binary.BigEndian.Uint64(sum[:8])>>11) / math.Exp2(53)
 }
 
+// unwanted tells why a certificate that has not expired is not the one to serve
+// any more: it is another than the Spec wants, or the bundle that clients trust
+// no longer vouches for it. "" when it still is.
+func (s Spec) unwanted(live Live, trust Trust, now time.Time) string {
+	if changed := s.Changed(live.Leaf, live.Signer); len(changed) > 0 {
+		return "the certificate is not the one wanted: " + strings.Join(changed, "; ")
+	}
+	if trust.Configured() {
+		// A clock that jumped back is no reason to distrust the certificate.
+		at := now
+		if at.Before(live.Leaf.NotBefore) {
+			at = live.Leaf.NotBefore
+		}
+		if err := verifyChain(live.Chain, trust, at); err != nil {
+			return err.Error()
+		}
+	}
+	return ""
+}
+
+// grantedInFull tells whether a certificate lives as long as was asked for.
+// Signers round and backdate, so up to a hundredth, and a minute, is no
+// difference.
+func (s Spec) grantedInFull(leaf *x509.Certificate) bool {
+	return leaf.NotAfter.Sub(leaf.NotBefore) >= s.Lifetime-max(s.Lifetime/100, time.Minute)
+}
+
 // due tells whether a new certificate is needed now, and why, in words.
 func (s Spec) due(live Live, trust Trust, now time.Time) (string, bool) {
 	switch {
@@ -109,18 +136,8 @@ func (s Spec) due(live Live, trust Trust, now time.Time) (string, bool) {
 	case !now.Before(live.Leaf.NotAfter):
 		return "the certificate expired " + stamp(live.Leaf.NotAfter), true
 	}
-	if changed := s.Changed(live.Leaf, live.Signer); len(changed) > 0 {
-		return "the certificate is not the one wanted: " + strings.Join(changed, "; "), true
-	}
-	if trust.Configured() {
-		// A clock that jumped back is no reason to distrust the certificate.
-		at := now
-		if at.Before(live.Leaf.NotBefore) {
-			at = live.Leaf.NotBefore
-		}
-		if err := verifyChain(live.Chain, trust, at); err != nil {
-			return err.Error(), true
-		}
+	if why := s.unwanted(live, trust, now); why != "" {
+		return why, true
 	}
 	if at := s.Schedule(live.Leaf, live.IssuedAt).RenewAt; !now.Before(at) {
 		return fmt.Sprintf("its renewal was due %s, after %.0f %% of its lifetime", stamp(at), 100*s.RenewAt), true

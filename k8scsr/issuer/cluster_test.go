@@ -117,6 +117,9 @@ func (c *cluster) serve(a clienttesting.Action, pod string) (runtime.Object, err
 	key := func(name string) string { return resource + "/" + a.GetNamespace() + "/" + name }
 	switch act := a.(type) {
 	case clienttesting.GetActionImpl:
+		if resource == "namespaces" && !c.missing[act.Name] {
+			return &corev1.Namespace{}, nil
+		}
 		obj, ok := c.objects[key(act.Name)]
 		if !ok {
 			return nil, apierrors.NewNotFound(gr, act.Name)
@@ -147,6 +150,9 @@ func (c *cluster) serve(a clienttesting.Action, pod string) (runtime.Object, err
 		return obj.(runtime.Object).DeepCopyObject(), nil
 	case clienttesting.UpdateActionImpl:
 		obj := act.Object.DeepCopyObject().(metav1.Object)
+		if c.denied["approve signers"] && a.GetSubresource() == "approval" {
+			return nil, apierrors.NewForbidden(gr, obj.GetName(), errors.New(`user not permitted to approve requests with signerName "x"`))
+		}
 		was, ok := c.objects[key(obj.GetName())]
 		if !ok {
 			return nil, apierrors.NewNotFound(gr, obj.GetName())

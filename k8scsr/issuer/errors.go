@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pkiwarden/pkiwarden/k8scsr"
 )
@@ -79,13 +79,23 @@ func (e *errNamespace) Error() string {
 	return fmt.Sprintf("namespace %q %s: create it, or correct secret.namespace", e.namespace, e.state)
 }
 
-// inNamespace tells where the creation of a Secret failed for its namespace.
-func inNamespace(namespace string, err error) error {
+// namespaceOf tells where reading or creating a Secret failed for its namespace.
+// Nobody has a Role in a namespace that does not exist, so its absence looks
+// like a missing permission; then the namespace itself is asked for, and without
+// the right to do so the permission stays the answer.
+func (i *Issuer) namespaceOf(ctx context.Context, namespace string, err error) error {
 	switch {
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return &errNamespace{namespace, "is being deleted"}
 	case apierrors.IsNotFound(err):
 		return &errNamespace{namespace, "does not exist"}
+	case apierrors.IsForbidden(err):
+		_, absent := do(ctx, call{"get", "namespaces", "", namespace}, func(ctx context.Context) (*corev1.Namespace, error) {
+			return i.client.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})
+		})
+		if apierrors.IsNotFound(absent) {
+			return &errNamespace{namespace, "does not exist"}
+		}
 	}
 	return err
 }
@@ -114,10 +124,10 @@ func findingOf(c *Certificate, err error) k8scsr.Finding {
 		f.Rule, f.Severity = k8scsr.RulePermission, k8scsr.Critical
 		f.Summary = fmt.Sprintf("permission denied: needs verb %q on %s", failed.verb, failed.object())
 		f.Evidence = failed.err.Error()
-		f.Remedy = "grant it to pkiwarden's service account by a Role or ClusterRole"
+		f.Remedy = "grant it to pkiwarden's service account by a ClusterRole"
 		f.Citation = "Kubernetes RBAC"
-		if c.Spec.Approve && strings.HasSuffix(failed.resource, "/approval") {
-			f.Remedy += fmt.Sprintf("; approving also needs verb \"approve\" on signers.certificates.k8s.io with resourceName %q", c.Spec.Signer)
+		if failed.namespace != "" {
+			f.Remedy = fmt.Sprintf("grant it to pkiwarden's service account by a Role in namespace %q, which must exist", failed.namespace)
 		}
 	}
 	return f

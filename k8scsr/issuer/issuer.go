@@ -68,8 +68,9 @@ type Issuer struct {
 	report       func([]k8scsr.Finding)
 	metrics      *metrics
 
-	mu   sync.Mutex        // held by Once
-	said map[string]string // last log line per certificate
+	mu       sync.Mutex        // held by Once
+	said     map[string]string // last log line per certificate
+	identity k8scsr.Identity   // ours, as found by the Once under way
 }
 
 // New makes an Issuer and registers its metrics. It tells every problem of every
@@ -182,6 +183,7 @@ func (c *Certificate) validate() []error {
 func (i *Issuer) Once(ctx context.Context) (next time.Time, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	i.identity = k8scsr.Identity{}
 	next = i.now().Add(i.interval)
 	findings := []k8scsr.Finding{}
 	var errs []error

@@ -156,9 +156,12 @@ func only[S ~[]string](values S) string {
 	return "several values"
 }
 
-// whoAmI asks the API server who we are to it. It is asked anew each time,
-// since a service account can be made anew under the same name.
+// whoAmI asks the API server who we are to it, once per Once: a service account
+// can be made anew under the same name.
 func (i *Issuer) whoAmI(ctx context.Context) (k8scsr.Identity, error) {
+	if i.identity.Known() {
+		return i.identity, nil
+	}
 	review, err := do(ctx, call{"create", "selfsubjectreviews.authentication.k8s.io", "", ""}, func(ctx context.Context) (*authenticationv1.SelfSubjectReview, error) {
 		return i.client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	})
@@ -166,7 +169,8 @@ func (i *Issuer) whoAmI(ctx context.Context) (k8scsr.Identity, error) {
 		return k8scsr.Identity{}, err
 	}
 	user := review.Status.UserInfo
-	return k8scsr.Identity{Username: user.Username, UID: user.UID, PodUID: only(user.Extra[extraPodUID])}, nil
+	i.identity = k8scsr.Identity{Username: user.Username, UID: user.UID, PodUID: only(user.Extra[extraPodUID])}
+	return i.identity, nil
 }
 
 // getSecret reads a Secret; nil when there is none.
@@ -176,6 +180,9 @@ func (i *Issuer) getSecret(ctx context.Context, namespace, name string) (*corev1
 	})
 	if apierrors.IsNotFound(err) {
 		return nil, nil
+	}
+	if apierrors.IsForbidden(err) {
+		return nil, i.namespaceOf(ctx, namespace, err)
 	}
 	return secret, err
 }
