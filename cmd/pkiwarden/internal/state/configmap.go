@@ -18,7 +18,7 @@ import (
 const (
 	configMapPrefix = "pkiwarden-state-"
 	dataKey         = "state"
-	keyAnnotation   = "pkiwarden/state-key"
+	keyAnnotation   = "pkiwarden.io/state-key"
 	managedByLabel  = "app.kubernetes.io/managed-by"
 )
 

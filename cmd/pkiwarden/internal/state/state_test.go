@@ -191,7 +191,7 @@ func TestConfigMapShapeAndErrors(t *testing.T) {
 	for want, spoil := range map[string]func(*corev1.ConfigMap){
 		"holds nothing":            func(m *corev1.ConfigMap) { m.Data = nil },
 		"holds 65537 bytes":        func(m *corev1.ConfigMap) { m.Data["state"] = strings.Repeat("x", MaxBytes+1) },
-		`belongs to key "another"`: func(m *corev1.ConfigMap) { m.Annotations["pkiwarden/state-key"] = "another" },
+		`belongs to key "another"`: func(m *corev1.ConfigMap) { m.Annotations["pkiwarden.io/state-key"] = "another" },
 	} {
 		bad := m.DeepCopy()
 		spoil(bad)
