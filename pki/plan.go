@@ -1,13 +1,11 @@
 package pki
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
 )
-
-// SettleTime is how long a newly elected active node is left alone.
-const SettleTime = 2 * time.Minute
 
 // Verdict is the kind of a Decision.
 type Verdict string
@@ -25,6 +23,7 @@ type Decision struct {
 	Verdict   Verdict
 	Reason    string
 	Until     time.Time // Wait, CannotHelp: when that can change by the passing of time alone; zero: unknown
+	Settling  bool      // Wait: only until a new active node has settled
 	Estimate  Estimate
 	Predicted Prediction
 }
@@ -49,7 +48,7 @@ func decide(o Observation, p Policy, e Estimate, now time.Time) Decision {
 	if err := p.Validate(); err != nil {
 		return cannotHelp(time.Time{}, "refused: %v", err)
 	}
-	if d, held := holdForHealth(o.Health, now); held {
+	if d, held := holdForHealth(o.Health, p, now); held {
 		return d
 	}
 	if d, held := holdForRuns(o); held {
@@ -74,7 +73,7 @@ func decide(o Observation, p Policy, e Estimate, now time.Time) Decision {
 
 // holdForHealth holds back while Vault is not there, sealed, not active, or
 // newly elected.
-func holdForHealth(h Health, now time.Time) (Decision, bool) {
+func holdForHealth(h Health, p Policy, now time.Time) (Decision, bool) {
 	switch {
 	case h.Unreachable != "":
 		return wait(time.Time{}, "Vault does not answer: %s", h.Unreachable), true
@@ -87,15 +86,18 @@ func holdForHealth(h Health, now time.Time) (Decision, bool) {
 	case h.Standby:
 		return wait(time.Time{}, "only a standby answers, and it knows of no active node"), true
 	}
-	if h.ActiveSince.IsZero() {
+	if h.ActiveSince.IsZero() || p.Force {
 		return Decision{}, false
 	}
+	settle := cmp.Or(p.Settle, SettleTime)
 	since := h.ActiveSince
 	if since.After(now) { // Vault's clock is ahead of ours
 		since = now
 	}
-	if until := since.Add(SettleTime); now.Before(until) {
-		return wait(until, "Vault's active node was elected at %s; it is left to settle for %s", instant(h.ActiveSince), SettleTime), true
+	if until := since.Add(settle); now.Before(until) {
+		d := wait(until, "Vault's active node was elected at %s; it is left to settle for %s", instant(h.ActiveSince), settle)
+		d.Settling = true
+		return d, true
 	}
 	return Decision{}, false
 }

@@ -75,6 +75,12 @@ func TestPlan(t *testing.T) {
 		{"standby without an active node", []pki.CRL{ripe}, func(o *pki.Observation, _ *pki.Policy) { o.Health.Standby, o.Health.ActiveAddress = true, "" }, pki.Wait, "no active node", time.Time{}},
 		{"just elected", []pki.CRL{ripe}, func(o *pki.Observation, _ *pki.Policy) { o.Health.ActiveSince = now.Add(-time.Minute) }, pki.Wait, "settle", now.Add(time.Minute)},
 		{"elected in our future", []pki.CRL{ripe}, func(o *pki.Observation, _ *pki.Policy) { o.Health.ActiveSince = now.Add(hour) }, pki.Wait, "settle", now.Add(2 * time.Minute)},
+		{"settling for longer", []pki.CRL{ripe}, func(o *pki.Observation, p *pki.Policy) {
+			o.Health.ActiveSince, p.Settle = now.Add(-4*time.Minute), 5*time.Minute
+		}, pki.Wait, "settle for 5m0s", now.Add(time.Minute)},
+		{"just elected, forced", []pki.CRL{ripe}, func(o *pki.Observation, p *pki.Policy) {
+			o.Health.ActiveSince, p.Force = now, true
+		}, pki.RunNow, "forced", time.Time{}},
 		{"settled", []pki.CRL{ripe}, func(o *pki.Observation, _ *pki.Policy) { o.Health.ActiveSince = now.Add(-2 * time.Minute) }, pki.RunNow, "30 %", time.Time{}},
 		{"no high availability", []pki.CRL{ripe}, func(o *pki.Observation, _ *pki.Policy) { o.Health.ActiveSince = time.Time{} }, pki.RunNow, "30 %", time.Time{}},
 
@@ -174,7 +180,7 @@ func TestPlanNeverRunsWhenItMustNot(t *testing.T) {
 			wrong = "safety buffer " + p.SafetyBuffer.String()
 		case o.Status == nil, o.Status.State == pki.TidyRunning, o.Status.State == pki.TidyCancelling, o.Record.Run != nil, o.OtherRun != "":
 			wrong = "a run is or may be on"
-		case o.Health.Sealed, o.Health.Standby, at.Sub(o.Health.ActiveSince) < 2*time.Minute:
+		case o.Health.Sealed, o.Health.Standby, !p.Force && at.Sub(o.Health.ActiveSince) < 2*time.Minute:
 			wrong = fmt.Sprintf("health %+v", o.Health)
 		case at.Sub(o.Status.FinishedAt) < p.MinInterval:
 			wrong = "minimum interval " + p.MinInterval.String()

@@ -10,6 +10,10 @@ import (
 // deleted cannot be listed as revoked again.
 const SafetyBufferFloor = 24 * time.Hour
 
+// SettleTime is how long a newly elected active node is left alone by default:
+// it has leases to restore and clients to take in.
+const SettleTime = 2 * time.Minute
+
 // Policy says when tidy runs and with which switches. The zero value never
 // runs: it has no safety buffer.
 type Policy struct {
@@ -25,7 +29,11 @@ type Policy struct {
 	CertStore              bool          // tidy expired certificates too
 	Rotate                 bool          // rotate the CRL where tidy does not rebuild it
 
-	// Force skips Trigger. Nothing else yields to it.
+	// Settle is how long a newly elected active node is left alone; 0 stands for
+	// SettleTime.
+	Settle time.Duration
+
+	// Force skips Trigger and Settle. Nothing else yields to it.
 	Force bool
 }
 

@@ -125,6 +125,12 @@ func (t *Tidier) tidyMount(ctx context.Context, m pki.Mount, p pki.Policy, r Req
 			return report, nil
 		case r.DryRun:
 			return report, nil
+		case v.decision.Settling && r.Wait:
+			t.log.Warn("waiting before tidy", "mount", m.Name(), "reason", v.decision.Reason)
+			if err := sleep(ctx, v.decision.Until.Sub(t.now())); err != nil {
+				return report, err
+			}
+			continue
 		case v.decision.Verdict == pki.Follow:
 			err = t.adopt(ctx, v)
 		case v.decision.Verdict == pki.RunNow:

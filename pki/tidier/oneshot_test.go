@@ -196,6 +196,41 @@ func TestTidyAfterAnAbandonedDecision(t *testing.T) {
 	})
 }
 
+// A new active node is waited for by a command that waits at all.
+func TestTidyWaitsForVaultToSettle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		elected := time.Now()
+		w.vault.Change(func(h *pki.Health, _ []*tidiertest.Mount) { h.ActiveSince = elected })
+		reports, err := w.instance("job").Tidy(t.Context(), tidier.Request{})
+		if err != nil || reports[0].Run || !strings.Contains(reports[0].Reason, "settle") {
+			t.Errorf("report %s, %v", form(t, reports), err)
+		}
+		reports, err = w.instance("job").Tidy(t.Context(), tidier.Request{Wait: true})
+		if err != nil || !reports[0].Run || w.mount.Status.StartedAt.Before(elected.Add(2*time.Minute)) {
+			t.Errorf("report %s, %v, started at %s", form(t, reports), err, w.mount.Status.StartedAt)
+		}
+	})
+}
+
+// Without a state nothing is run, and what would be is said.
+func TestStateless(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		tr, err := tidier.New(tidier.Options{Vault: w.vault, CRLs: w.vault, Policy: w.policy})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reports, err := tr.Tidy(t.Context(), tidier.Request{DryRun: true}); err != nil || !strings.Contains(form(t, reports), "dry run, a run is due") {
+			t.Errorf("report %s, %v", form(t, reports), err)
+		}
+		if _, err := tr.Tidy(t.Context(), tidier.Request{}); err == nil || !strings.Contains(err.Error(), "set state in the configuration") {
+			t.Errorf("error %v", err)
+		}
+		w.want("runs", float64(w.mount.Runs), 0)
+	})
+}
+
 func text(err error) string {
 	if err == nil {
 		return ""

@@ -72,7 +72,7 @@ type State interface {
 type Options struct {
 	Vault  Vault
 	CRLs   CRLs
-	State  State
+	State  State // nil: nothing is remembered, so that nothing can be run
 	Policy pki.Policy
 	Mounts []string // patterns as [pki.Select] reads them; default: all
 
@@ -113,8 +113,11 @@ type Tidier struct {
 
 // New makes a Tidier and registers its metrics. It makes no request.
 func New(o Options) (*Tidier, error) {
-	if o.Vault == nil || o.CRLs == nil || o.State == nil {
-		return nil, errors.New("making tidier: Vault, CRLs and State are needed")
+	if o.Vault == nil || o.CRLs == nil {
+		return nil, errors.New("making tidier: Vault and CRLs are needed")
+	}
+	if o.State == nil {
+		o.State = stateless{}
 	}
 	if err := o.Policy.Validate(); err != nil {
 		return nil, fmt.Errorf("making tidier: %w", err)
