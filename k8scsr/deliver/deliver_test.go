@@ -47,6 +47,7 @@ type bench struct {
 	*Deliverer
 	source    *store
 	directory string
+	process   string // the server's executable
 	registry  *prometheus.Registry
 	found     []k8scsr.Finding
 	log       *bytes.Buffer
@@ -55,7 +56,7 @@ type bench struct {
 
 func newBench(t *testing.T, change func(*Options)) *bench {
 	t.Helper()
-	b := &bench{source: &store{err: ErrNotYet}, directory: fastDirectory(t), registry: prometheus.NewRegistry(), log: new(bytes.Buffer)}
+	b := &bench{source: &store{err: ErrNotYet}, directory: fastDirectory(t), process: uniqueName(), registry: prometheus.NewRegistry(), log: new(bytes.Buffer)}
 	b.restart(t, change)
 	return b
 }
@@ -80,6 +81,9 @@ func (b *bench) restart(t *testing.T, change func(*Options)) {
 		Report:     func(found []k8scsr.Finding) { b.found = found },
 	}
 	change(&o)
+	if o.Reload.Process != "" {
+		o.Reload.Process = b.process
+	}
 	d, err := New(o)
 	if err != nil {
 		t.Fatal(err)
@@ -142,7 +146,7 @@ func (b *bench) generations(t *testing.T) (n int) {
 // startServer starts a server on the files that were delivered.
 func (b *bench) startServer(t *testing.T, address, how string) *child {
 	t.Helper()
-	return start(t, "vault", roleServer, filepath.Join(b.directory, "tls.crt"), filepath.Join(b.directory, "tls.key"), address, how)
+	return start(t, b.process, roleServer, filepath.Join(b.directory, "tls.crt"), filepath.Join(b.directory, "tls.key"), address, how)
 }
 
 func freeAddress(t *testing.T) string {
@@ -351,7 +355,9 @@ func TestLostSignalIsRepeated(t *testing.T) {
 	}
 	lost := false
 	for len(server.lines) > 0 {
-		lost = lost || <-server.lines == "lost"
+		if <-server.lines == "lost" {
+			lost = true
+		}
 	}
 	if !lost {
 		t.Error("no signal was lost: the test shows nothing")
@@ -444,7 +450,7 @@ func TestMountedSecret(t *testing.T) {
 		vaultAt(address)(o)
 		o.Source, o.Files = source, Files{}
 	})
-	server := start(t, "vault", roleServer, filepath.Join(mounted, "tls.crt"), filepath.Join(mounted, "tls.key"), address, "reload")
+	server := start(t, b.process, roleServer, filepath.Join(mounted, "tls.crt"), filepath.Join(mounted, "tls.key"), address, "reload")
 	if err := b.Once(t.Context()); err != nil || !b.Delivered() {
 		t.Fatal(err)
 	}

@@ -165,6 +165,10 @@ type child struct {
 	hups    atomic.Int32
 }
 
+// uniqueName is an executable that no other process of this machine runs: tests
+// signal by name, and a real server may run beside them.
+func uniqueName() string { return "vault-" + rand.Text()[:8] }
+
 // start runs this test binary under another executable's name.
 func start(t *testing.T, executable, role string, args ...string) *child {
 	t.Helper()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -52,13 +53,16 @@ func (l listen) matches(socket netip.AddrPort) bool {
 // A process without one is never the answer: it may be a short-lived
 // "vault status", which a signal would kill.
 //
-// It returns [errNoServer] where nothing of that name listens. Whenever more
-// than one process could be meant, or one cannot be identified, it refuses and
+// It returns [errNoServer] where nobody listens on the addresses, or nothing of
+// that name listens. Whenever more than one process could be meant, or one cannot be identified, it refuses and
 // lists what it saw.
 func (t procTable) find(name string, addresses []listen) (process, error) {
 	sockets, err := t.listeners()
 	if err != nil {
 		return process{}, fmt.Errorf("reading listening sockets: %w", err)
+	}
+	if len(addresses) > 0 && !slices.ContainsFunc(slices.Collect(maps.Values(sockets)), func(s netip.AddrPort) bool { return wanted(s, addresses) }) {
+		return process{}, errNoServer // whatever else runs, it is not yet the server
 	}
 	entries, err := os.ReadDir(t.root)
 	if err != nil {

@@ -109,6 +109,7 @@ func TestFindProcess(t *testing.T) {
 		{"only a probe, no address", []fakeProcess{probe}, nil, 0, "waiting"},
 		{"only another executable", []fakeProcess{other}, at8200, 0, "waiting"},
 		{"only a stranger that is hidden", []fakeProcess{stranger}, at8200, 0, "waiting"},
+		{"an agent, and nobody at the address", []fakeProcess{agent, hidden}, []listen{{port: 9999}}, 0, "waiting"},
 		{"only ourselves", []fakeProcess{{999, "/bin/vault", "vault", "1", []string{"10"}}}, at8200, 0, "waiting"},
 
 		{"two, no address", []fakeProcess{server, agent}, nil, 0, "2 could be meant, so none is signalled (/bin/vault (pid 20) listens on 127.0.0.1:8200; /bin/vault (pid 21) listens on 0.0.0.0:8100)"},
@@ -148,7 +149,7 @@ var realProc = procTable{root: "/proc", self: os.Getpid()}
 // A process that only looks like the server is left alone: any signal would
 // have ended it.
 func TestSignalOnlyTheOneThatWasVerified(t *testing.T) {
-	victim := start(t, "vault", roleProbe)
+	victim := start(t, uniqueName(), roleProbe)
 	p, err := realProc.identify(victim.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
@@ -179,13 +180,14 @@ func TestSignalOnlyTheOneThatWasVerified(t *testing.T) {
 func TestFindRealServer(t *testing.T) {
 	directory := t.TempDir()
 	writeDirectory(t, directory, newAuthority(t).issue(t, time.Hour))
-	server := start(t, "vault", roleServer, filepath.Join(directory, "tls.crt"), filepath.Join(directory, "tls.key"), "127.0.0.1:0", "reload")
-	probe := start(t, "vault", roleProbe)
+	name := uniqueName()
+	server := start(t, name, roleServer, filepath.Join(directory, "tls.crt"), filepath.Join(directory, "tls.key"), "127.0.0.1:0", "reload")
+	probe := start(t, name, roleProbe)
 	l, err := newListener(Address{Address: server.address})
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := realProc.find("vault", []listen{l.listen})
+	got, err := realProc.find(name, []listen{l.listen})
 	if err != nil || got.pid != server.Process.Pid || got.pid == probe.Process.Pid {
 		t.Errorf("find = %v, %v; want pid %d", got, err, server.Process.Pid)
 	}
