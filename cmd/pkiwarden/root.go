@@ -19,6 +19,8 @@ import (
 
 // commands is every subcommand, in the order in which help lists them.
 var commands = []func(*app) *cobra.Command{
+	newRunCmd,
+	newTidyCmd,
 	newValidateCmd,
 	newVersionCmd,
 	newCompletionCmd,
@@ -91,11 +93,31 @@ longer fit into Vault's storage.`,
 	root.PersistentFlags().StringVar(&a.configFile, "config", "",
 		"configuration `FILE` (default $"+config.EnvFile+", then "+config.DefaultFile+")")
 	root.PersistentFlags().VarP(&a.output, "output", "o", "output `FORMAT`: table or json")
+	root.SetHelpCommand(newHelpCmd())
 	for _, newCmd := range commands {
 		root.AddCommand(newCmd(a))
 	}
 	classify(root)
 	return root
+}
+
+// newHelpCmd replaces cobra's, which answers an unknown command with exit code 0.
+func newHelpCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]",
+		Short:   "Explain a command",
+		Example: "  pkiwarden help validate",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return err
+			}
+			if err := unknownCommand(about, rest); err != nil {
+				return err
+			}
+			return about.Help()
+		},
+	}
 }
 
 // classify makes every error that comes before a command runs (flags,

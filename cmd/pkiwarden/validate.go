@@ -1,23 +1,160 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
 )
+
+// validation is what `pkiwarden validate -o json` prints.
+type validation struct {
+	OK       bool             `json:"ok"`
+	File     string           `json:"file,omitempty"` // absent with zero configuration
+	Would    []intention      `json:"would,omitempty"`
+	Problems []config.Problem `json:"problems,omitempty"`
+}
+
+// intention is one thing that the configuration makes pkiwarden do.
+type intention struct {
+	Part string `json:"part"` // vault, leadership, certificate, deliver, crl, tidy or metrics
+	Does string `json:"does"`
+}
 
 func newValidateCmd(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:     "validate",
-		Short:   "Check the configuration and say what it would do",
-		Example: `  pkiwarden validate --config pkiwarden.yaml`,
-		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			if _, err := a.config(); err != nil {
-				return err
-			}
-			_, err := fmt.Fprintln(a.stdout, "ok")
-			return err
-		},
+		Use:   "validate",
+		Short: "Check the configuration and say what it would do",
+		Long: `Validate reads the configuration as every other command does, and changes
+nothing. It prints every problem with its line and column, and exits 64; a good
+configuration is summed up, and the last line is ok.`,
+		Example: `  pkiwarden validate
+  pkiwarden validate --config pkiwarden.yaml
+  pkiwarden validate --config pkiwarden.yaml -o json | jq .problems`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return validate(a) },
 	}
+}
+
+func validate(a *app) error {
+	c, err := a.config()
+	if a.output == outputJSON {
+		return validateJSON(a, c, err)
+	}
+	if err != nil {
+		return err
+	}
+	file := c.File
+	if file == "" {
+		file = "none: zero configuration"
+	}
+	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "file\t%s\n", file)
+	for _, i := range intentions(c) {
+		fmt.Fprintf(w, "%s\t%s\n", i.Part, i.Does)
+	}
+	fmt.Fprintln(w, "ok")
+	return w.Flush()
+}
+
+func validateJSON(a *app, c *config.Config, err error) error {
+	out := validation{OK: err == nil}
+	var problems config.Problems
+	switch {
+	case errors.As(err, &problems):
+		out.Problems = problems
+		err = &exitError{code: exitUsage}
+	case err != nil:
+		return err
+	default:
+		out.File, out.Would = c.File, intentions(c)
+	}
+	encoder := json.NewEncoder(a.stdout)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	return errors.Join(encoder.Encode(out), err)
+}
+
+func intentions(c *config.Config) []intention {
+	out := []intention{{"vault", vaultDoes(c.Vault)}, {"leadership", leadershipDoes(c.LeaderElection)}}
+	for _, certificate := range c.Certificates {
+		out = append(out, intention{"certificate", certificateDoes(certificate)})
+	}
+	for _, d := range c.Deliver {
+		out = append(out, intention{"deliver", deliverDoes(d)})
+	}
+	limit := "the storage's limit read from Vault"
+	if !c.CRL.Limit.IsAuto() {
+		limit = "the storage's limit as configured"
+	}
+	tidy := "says what it would run, and runs nothing"
+	if c.Tidy.Enabled {
+		tidy = fmt.Sprintf("runs on %s with a safety buffer of %s", strings.Join(c.Tidy.Mounts, " "), config.Span(c.Tidy.SafetyBuffer))
+	}
+	return append(out,
+		intention{"crl", fmt.Sprintf("measures %s every %s against %s", strings.Join(c.CRL.Mounts, " "), config.Span(c.CRL.Interval), limit)},
+		intention{"tidy", tidy},
+		intention{"metrics", "on " + c.Listen.Address},
+	)
+}
+
+func vaultDoes(v config.Vault) string {
+	if v.Address == "" {
+		return "none: no vault.address and no VAULT_ADDR"
+	}
+	switch v.Auth.Method {
+	case config.AuthKubernetes:
+		return fmt.Sprintf("%s, Kubernetes login at %s as %s", v.Address, v.Auth.Mount, v.Auth.Role)
+	case config.AuthTokenFile:
+		return fmt.Sprintf("%s, token from %s", v.Address, v.Auth.TokenFile)
+	}
+	return v.Address + ", token from VAULT_TOKEN"
+}
+
+func leadershipDoes(l config.LeaderElection) string {
+	if l.Role == config.RoleLocal {
+		return "never leads: this pod's delivery only"
+	}
+	if l.Backend == config.BackendNone {
+		return "always leads: the only instance"
+	}
+	namespace := l.Namespace
+	if namespace == "" {
+		namespace = "the pod's namespace"
+	}
+	return fmt.Sprintf("candidate for the Lease %s in %s", l.Name, namespace)
+}
+
+func certificateDoes(c config.Certificate) string {
+	if c.Paused {
+		return c.Name + ": paused"
+	}
+	approval := "awaits approval by others"
+	if c.Approve {
+		approval = "approves its own request"
+	}
+	return fmt.Sprintf("%s: Secret %s/%s, signed by %s, %s, renewed at %v of the lifetime granted",
+		c.Name, c.Secret.Namespace, c.Secret.Name, c.Signer, approval, c.RenewAt)
+}
+
+func deliverDoes(d config.Deliver) string {
+	steps := []string{"to " + d.Files.Directory}
+	if d.From.Mounted != "" {
+		steps = []string{"mounted at " + d.From.Mounted}
+	}
+	switch {
+	case d.Reload.Signal != "":
+		steps = append(steps, fmt.Sprintf("SIG%s to %s", d.Reload.Signal, d.Reload.Process))
+	case d.Reload.Consul:
+		steps = append(steps, "reload of the Consul agent")
+	}
+	for _, l := range d.Verify {
+		steps = append(steps, "proof at "+l.Address)
+	}
+	return d.Certificate + ": " + strings.Join(steps, ", then ")
 }

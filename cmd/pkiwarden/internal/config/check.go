@@ -101,11 +101,11 @@ func (d *decoder) checkLeaderElection(l *LeaderElection) {
 		return
 	}
 	if l.LeaseDuration <= l.RenewDeadline {
-		d.contradict(at+"leaseDuration", at+"renewDeadline", "leaseDuration (%s) has to be longer than renewDeadline (%s)", span(l.LeaseDuration), span(l.RenewDeadline))
+		d.contradict(at+"leaseDuration", at+"renewDeadline", "leaseDuration (%s) has to be longer than renewDeadline (%s)", Span(l.LeaseDuration), Span(l.RenewDeadline))
 	}
 	// client-go waits for up to 1.2 retry periods (leaderelection.JitterFactor).
 	if l.RenewDeadline <= l.RetryPeriod*6/5 {
-		d.contradict(at+"renewDeadline", at+"retryPeriod", "renewDeadline (%s) has to be longer than 1.2 times retryPeriod (%s)", span(l.RenewDeadline), span(l.RetryPeriod))
+		d.contradict(at+"renewDeadline", at+"retryPeriod", "renewDeadline (%s) has to be longer than 1.2 times retryPeriod (%s)", Span(l.RenewDeadline), Span(l.RetryPeriod))
 	}
 }
 
@@ -128,7 +128,7 @@ func (d *decoder) checkCRL(c *CRL) {
 		d.contradict(warn+"share", critical+"share", "warn.share (%v) has to be below critical.share (%v)", c.Warn.Share, c.Critical.Share)
 	}
 	if d.sound(warn+"horizon", critical+"horizon") && c.Warn.Horizon <= c.Critical.Horizon {
-		d.contradict(warn+"horizon", critical+"horizon", "warn.horizon (%s) has to be longer than critical.horizon (%s)", span(c.Warn.Horizon), span(c.Critical.Horizon))
+		d.contradict(warn+"horizon", critical+"horizon", "warn.horizon (%s) has to be longer than critical.horizon (%s)", Span(c.Warn.Horizon), Span(c.Critical.Horizon))
 	}
 	if d.sound(warn+"headroom", critical+"headroom") && c.Warn.Headroom <= c.Critical.Headroom {
 		d.contradict(warn+"headroom", critical+"headroom", "warn.headroom (%v) has to be above critical.headroom (%v)", c.Warn.Headroom, c.Critical.Headroom)
@@ -181,10 +181,10 @@ func (d *decoder) checkTidy(t *Tidy) {
 	d.checkMounts("tidy.mounts", t.Mounts)
 	const floor = 24 * time.Hour
 	if t.SafetyBuffer < floor && !t.AllowShortSafetyBuffer && d.sound("tidy.safetyBuffer", "tidy.allowShortSafetyBuffer") {
-		d.bad("tidy.safetyBuffer", "%s is below the floor of 24h, which clock differences and slow clients need; set allowShortSafetyBuffer: true to insist", span(t.SafetyBuffer))
+		d.bad("tidy.safetyBuffer", "%s is below the floor of 24h, which clock differences and slow clients need; set allowShortSafetyBuffer: true to insist", Span(t.SafetyBuffer))
 	}
 	if d.sound("tidy.minInterval", "tidy.trigger.atLeastEvery") && t.MinInterval > t.Trigger.AtLeastEvery {
-		d.contradict("tidy.minInterval", "tidy.trigger.atLeastEvery", "minInterval (%s) has to be at most trigger.atLeastEvery (%s)", span(t.MinInterval), span(t.Trigger.AtLeastEvery))
+		d.contradict("tidy.minInterval", "tidy.trigger.atLeastEvery", "minInterval (%s) has to be at most trigger.atLeastEvery (%s)", Span(t.MinInterval), Span(t.Trigger.AtLeastEvery))
 	}
 }
 
@@ -198,8 +198,9 @@ func (d *decoder) checkMounts(at string, mounts []string) {
 		if !leaveOut {
 			includes++
 		}
-		if _, err := path.Match(name, ""); err != nil || strings.Trim(name, "/") == "" {
-			d.bad(fmt.Sprintf("%s[%d]", at, i), "expected a mount, a pattern such as pki* or an exclusion such as !pki-test, found %s", quote(mount))
+		here := fmt.Sprintf("%s[%d]", at, i)
+		if _, err := path.Match(name, ""); d.sound(here) && (err != nil || strings.Trim(name, "/") == "") {
+			d.bad(here, "expected a mount, a pattern such as pki* or an exclusion such as !pki-test, found %s", quote(mount))
 		}
 	}
 	if includes == 0 && d.set(at) {
@@ -222,7 +223,8 @@ func (d *decoder) name(path, value, example string, rule func(string) []string) 
 		return
 	}
 	if wrong := rule(value); len(wrong) > 0 {
-		d.bad(path, "expected a name such as %s, found %s: %s", example, quote(value), wrong[0])
+		reason, _, _ := strings.Cut(wrong[0], " (e.g.") // what follows is a regular expression
+		d.bad(path, "expected a name such as %s, found %s: %s", example, quote(value), reason)
 	}
 }
 

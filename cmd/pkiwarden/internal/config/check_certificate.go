@@ -251,7 +251,7 @@ func (d *decoder) checkTrust(at string, t *Trust) {
 func (d *decoder) checkTimes(at string, c *Certificate) {
 	const least, most = 600 * time.Second, math.MaxInt32 * time.Second
 	if d.sound(at+".lifetime") && (c.Lifetime < least || c.Lifetime > most) {
-		d.bad(at+".lifetime", "expected 600s to %ds, which is what a Kubernetes request can ask for, found %s", math.MaxInt32, span(c.Lifetime))
+		d.bad(at+".lifetime", "expected 600s to %ds, which is what a Kubernetes request can ask for, found %s", math.MaxInt32, Span(c.Lifetime))
 	}
 	renew, alert, critical := at+".renewAt", at+".alertAt", at+".criticalAt"
 	if d.sound(renew, alert) && c.RenewAt >= c.AlertAt {

@@ -117,8 +117,8 @@ func sharedKeys(a, b string) int {
 	return n
 }
 
-// span is a duration without the units that are zero: 24h, not 24h0m0s.
-func span(d time.Duration) string {
+// Span is a duration without the units that are zero: 24h, not 24h0m0s.
+func Span(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
 		s = strings.TrimSuffix(s, "0s")

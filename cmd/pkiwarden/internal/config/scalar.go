@@ -109,11 +109,14 @@ func (d *decoder) scalar(n ast.Node, path string, v reflect.Value, tag reflect.S
 		return false
 	}
 	if err != nil {
+		expected, hint, _ := strings.Cut(err.Error(), "; ")
 		or := ""
-		if tag.Get("auto") != "" {
+		switch {
+		case tag.Get("auto") != "" && expected == trueOrFalse:
+			or = "auto, "
+		case tag.Get("auto") != "":
 			or = "auto or "
 		}
-		expected, hint, _ := strings.Cut(err.Error(), "; ")
 		message := "expected " + or + expected + ", found " + describe(n)
 		if hint != "" {
 			message += "; " + hint
@@ -161,17 +164,19 @@ func parseText(s scalarValue, enum string) (string, error) {
 	return "", errors.New(expected)
 }
 
+const trueOrFalse = "true or false"
+
 func parseBool(s scalarValue) (bool, error) {
 	if s.kind == boolean {
 		return s.value == "true" || s.value == "True" || s.value == "TRUE", nil
 	}
 	switch strings.ToLower(s.value) {
 	case "yes", "on", "y", "true":
-		return false, errors.New("true or false; did you mean true?")
+		return false, errors.New(trueOrFalse + "; did you mean true?")
 	case "no", "off", "n", "false":
-		return false, errors.New("true or false; did you mean false?")
+		return false, errors.New(trueOrFalse + "; did you mean false?")
 	}
-	return false, errors.New("true or false")
+	return false, errors.New(trueOrFalse)
 }
 
 func parseDuration(s scalarValue, zero bool) (time.Duration, error) {
