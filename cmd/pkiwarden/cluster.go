@@ -1,0 +1,321 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/consul"
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/kube"
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/leader"
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/loop"
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/state"
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/vault"
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/wire"
+	"github.com/pkiwarden/pkiwarden/crl"
+	"github.com/pkiwarden/pkiwarden/crl/watch"
+	"github.com/pkiwarden/pkiwarden/k8scsr/issuer"
+	"github.com/pkiwarden/pkiwarden/pki"
+	"github.com/pkiwarden/pkiwarden/pki/tidier"
+	"github.com/pkiwarden/pkiwarden/pki/vaultpki"
+)
+
+const (
+	// autoPause is tidy.pause "auto": long enough that revocations get their
+	// turn at the lock which tidy holds, short enough for 100,000 entries in a
+	// quarter of an hour.
+	autoPause = 10 * time.Millisecond
+	// tidyInterval is how often the leader decides; it costs Vault a few small
+	// reads.
+	tidyInterval = time.Minute
+	// loginWithin is how long a one-shot command waits for Vault.
+	loginWithin = 30 * time.Second
+)
+
+// errStateless is why tidy cannot run: without a record, two instances could
+// run it twice.
+var errStateless = &exitError{
+	code:  exitUsage,
+	err:   errors.New("tidy needs a place for its record, and there is none: no Kubernetes cluster is configured"),
+	hints: []string{`outside Kubernetes set state: {backend: file, path: /var/lib/pkiwarden}`, "or look only, with --dry-run"},
+}
+
+// errNoVault is what a command says that needs one.
+var errNoVault = &exitError{
+	code:  exitUsage,
+	err:   errors.New("no Vault is configured"),
+	hints: []string{"set vault.address, or VAULT_ADDR"},
+}
+
+// errLogin: the reason is in the log, which is stderr.
+var errLogin = fmt.Errorf("logging in to Vault: not within %s; the reason is above", loginWithin)
+
+// cluster is what an instance is connected to. Nothing is opened before it is
+// used.
+type cluster struct {
+	cfg       *config.Config
+	kube      *kube.Cluster // nil without Kubernetes
+	namespace string        // of the Lease and the state
+	state     tidier.State  // nil without a place for it
+	consul    *consul.Client
+	identity  string // of this instance, in the Lease and in records
+}
+
+func newCluster(a *app, log *slog.Logger, cfg *config.Config) (*cluster, error) {
+	c := &cluster{cfg: cfg, namespace: cfg.LeaderElection.Namespace}
+	var err error
+	if c.identity, err = leader.Identity(); err != nil {
+		return nil, err
+	}
+	if cfg.Kubernetes.Present {
+		c.kube, err = kube.New(kube.Options{
+			Kubeconfig: cfg.Kubernetes.Kubeconfig, QPS: float32(cfg.Kubernetes.QPS), Burst: cfg.Kubernetes.Burst, Version: readBuild().Version,
+		})
+		if err != nil {
+			return nil, err
+		}
+		c.namespace = c.namespaceOf(c.namespace)
+	}
+	switch {
+	case cfg.State.Backend == config.BackendFile:
+		c.state, err = state.NewFiles(cfg.State.Path)
+	case c.kube != nil:
+		c.state, err = state.NewConfigMaps(c.kube.Client, c.namespace)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Consul.Address != "" {
+		c.consul, err = consul.New(consul.Options{
+			Address: consulAddress(cfg.Consul.Address), CAFile: cfg.Consul.CAFile, TokenFile: cfg.Consul.TokenFile, Token: wire.Secret(cfg.Consul.Token.Reveal()), Log: log,
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if c.state == nil && cfg.Tidy.Enabled {
+		return nil, errStateless
+	}
+	return c, nil
+}
+
+// namespaceOf is the namespace given, else the pod's own.
+func (c *cluster) namespaceOf(namespace string) string {
+	if namespace == "" && c.kube != nil {
+		return c.kube.Namespace
+	}
+	return namespace
+}
+
+// newSession makes the one Vault client, nil where no address is configured.
+func (c *cluster) newSession(log *slog.Logger, metrics *loop.Metrics) (*vault.Session, error) {
+	v := c.cfg.Vault
+	return vault.New(vault.Options{
+		Address: v.Address, CAFile: v.CAFile, ServerName: v.ServerName, Namespace: v.Namespace,
+		Auth: vault.Auth{
+			Method: v.Auth.Method, Mount: v.Auth.Mount, Role: v.Auth.Role,
+			TokenFile: v.Auth.TokenFile, Token: wire.Secret(v.Auth.Token.Reveal()),
+		},
+		Log: log, Metrics: metrics,
+	})
+}
+
+// vaultWork is what is done with one Vault.
+type vaultWork struct {
+	pki    *vaultpki.Vault
+	watch  *watch.Watch
+	tidier *tidier.Tidier
+}
+
+type vaultWorkOptions struct {
+	log       *slog.Logger
+	registry  prometheus.Registerer // nil for one-shot commands
+	reportCRL func([]crl.Finding)
+	reportPKI func([]pki.Finding)
+}
+
+func (c *cluster) vaultWork(session *vault.Session, o vaultWorkOptions) (*vaultWork, error) {
+	w := &vaultWork{}
+	var err error
+	if w.pki, err = vaultpki.New(vaultpki.Options{Client: session.Client(), Log: o.log}); err != nil {
+		return nil, err
+	}
+	limits, err := watch.NewLimits(c.limitOptions(w.pki))
+	if err != nil {
+		return nil, err
+	}
+	w.watch, err = watch.New(watch.Options{
+		Vault: w.pki, Limits: limits, Mounts: c.cfg.CRL.Mounts, Fetch: c.cfg.CRL.Fetch, MaxBytes: c.cfg.CRL.MaxBytes,
+		Thresholds: crl.Thresholds{Warn: c.cfg.CRL.Warn.Share, Critical: c.cfg.CRL.Critical.Share},
+		Log:        o.log, Registerer: o.registry, Report: o.reportCRL,
+	})
+	if err != nil {
+		return nil, err
+	}
+	tidyState := c.state
+	if tidyState == nil {
+		tidyState = nowhere{}
+	}
+	w.tidier, err = tidier.New(tidier.Options{
+		Vault: w.pki, CRLs: w.watch, State: tidyState, Policy: tidyPolicy(c.cfg.Tidy), Mounts: c.cfg.Tidy.Mounts,
+		Identity: c.identity, Log: o.log, Registerer: o.registry, Report: o.reportPKI,
+	})
+	return w, err
+}
+
+// limitOptions: what is configured, else what the running system says.
+func (c *cluster) limitOptions(v *vaultpki.Vault) watch.LimitOptions {
+	l := c.cfg.CRL.Limit
+	o := watch.LimitOptions{Bytes: l.Bytes, Vault: v, ConsulPath: c.cfg.Consul.StoragePath}
+	if l.Backend != "" {
+		o.Storage = crl.Storage{
+			Backend: l.Backend,
+			Consul:  crl.ConsulLimits{KVMaxValueSize: l.KVMaxValueSize, TxnMaxReqLen: l.TxnMaxReqLen, Path: c.cfg.Consul.StoragePath},
+			Raft:    crl.RaftLimits{MaxEntrySize: l.MaxEntrySize},
+		}
+	}
+	if c.consul != nil {
+		o.Consul = c.consul
+	}
+	return o
+}
+
+// consulAddress adds the scheme that Consul's own clients take for granted.
+func consulAddress(address string) string {
+	if strings.Contains(address, "://") {
+		return address
+	}
+	return "http://" + address
+}
+
+// nowhere is the state of an instance that has none and changes nothing.
+type nowhere struct{}
+
+func (nowhere) Get(context.Context, string) ([]byte, string, error) { return nil, "", nil }
+func (nowhere) Put(context.Context, string, []byte, string) (string, error) {
+	return "", errStateless
+}
+
+// clusterWork is the leader's loops, and what ends their metrics afterwards.
+func (i *instance) clusterWork() (work []func(context.Context) error, end func(), err error) {
+	var ends []func()
+	end = func() {
+		for _, f := range ends {
+			f()
+		}
+	}
+	if len(i.cfg.Certificates) > 0 {
+		issuing, forget, err := i.issuing()
+		if err != nil {
+			return nil, nil, err
+		}
+		work, ends = append(work, issuing...), append(ends, forget)
+	}
+	if i.cfg.Vault.Address != "" {
+		watching, forget, err := i.watching()
+		if err != nil {
+			end()
+			return nil, nil, err
+		}
+		work, ends = append(work, watching...), append(ends, forget)
+	}
+	return work, end, nil
+}
+
+// issuing keeps the declared certificates.
+func (i *instance) issuing() (work []func(context.Context) error, end func(), err error) {
+	if i.cluster.kube == nil {
+		return nil, nil, errors.New("certificates are declared, and there is no cluster: set kubernetes.kubeconfig or KUBECONFIG")
+	}
+	const source = "certificates"
+	certs, err := issuer.New(issuer.Options{
+		Client: i.cluster.kube.Client, Certificates: certificates(i.cfg.Certificates), Namespace: i.cluster.kube.Namespace,
+		Log: i.log, Registerer: i.registry, Report: i.reportCertificates(source),
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := loop.New(loop.Options{
+		Name: "certificates", Interval: time.Minute, OnceUntil: certs.Once, Log: i.log, Metrics: i.loops,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	work = append(work, l.Run, func(ctx context.Context) error { return certs.Watch(ctx, l.Wake) })
+	return work, func() { certs.Unregister(); i.findings.Forget(source) }, nil
+}
+
+// watching measures the CRLs of Vault and tidies.
+func (i *instance) watching() (work []func(context.Context) error, end func(), err error) {
+	session, err := i.cluster.newSession(i.log, i.loops)
+	if err != nil {
+		return nil, nil, err
+	}
+	w, err := i.cluster.vaultWork(session, vaultWorkOptions{
+		log: i.log, registry: i.registry,
+		reportCRL: func(list []crl.Finding) { i.findings.Set("crl", crlFindings(list)) },
+		reportPKI: func(list []pki.Finding) { i.findings.Set("tidy", pkiFindings(list)) },
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	end = func() {
+		w.watch.Unregister()
+		w.tidier.Unregister()
+		i.findings.Forget("crl")
+		i.findings.Forget("tidy")
+	}
+	interval := i.cfg.CRL.Interval
+	watchLoop, err := loop.New(loop.Options{Name: "crl", Interval: interval, Jitter: interval / 10, Once: w.watch.Once, Log: i.log, Metrics: i.loops})
+	if err != nil {
+		end()
+		return nil, nil, err
+	}
+	tidyEvery := min(tidyInterval, interval)
+	tidyLoop, err := loop.New(loop.Options{Name: "tidy", Interval: tidyEvery, Jitter: tidyEvery / 10, Once: w.tidier.Once, Log: i.log, Metrics: i.loops})
+	if err != nil {
+		end()
+		return nil, nil, err
+	}
+	return []func(context.Context) error{func(ctx context.Context) error {
+		return withSession(ctx, session, func(ctx context.Context) error { return loop.Group(ctx, watchLoop.Run, tidyLoop.Run) })
+	}}, end, nil
+}
+
+// withSession runs work once the session has logged in, and ends the session
+// after the work.
+func withSession(ctx context.Context, session *vault.Session, work func(context.Context) error) error {
+	held, release := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = session.Run(held) // returns nil
+	}()
+	defer func() { release(); <-ended }()
+	if session.Ready(ctx) != nil {
+		return nil // ctx has ended: there is nothing to do any more
+	}
+	return work(ctx)
+}
+
+// oneSession is withSession for commands: it gives up when Vault does not let
+// it in within loginWithin. Why is in the log, which is stderr.
+func oneSession(ctx context.Context, session *vault.Session, work func(context.Context) error) error {
+	var called bool
+	login, cancel := context.WithTimeout(ctx, loginWithin)
+	defer cancel()
+	err := withSession(login, session, func(context.Context) error {
+		called = true
+		return work(ctx)
+	})
+	if !called && ctx.Err() == nil {
+		return errLogin
+	}
+	return err
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/ops"
+	"github.com/pkiwarden/pkiwarden/crl"
+	"github.com/pkiwarden/pkiwarden/k8scsr"
+	"github.com/pkiwarden/pkiwarden/k8scsr/deliver"
+	"github.com/pkiwarden/pkiwarden/k8scsr/issuer"
+	"github.com/pkiwarden/pkiwarden/pki"
+)
+
+// What the domains are given of the configuration. Each has options of its
+// own, so that none of them knows the file.
+
+func certificates(list []config.Certificate) []issuer.Certificate {
+	var out []issuer.Certificate
+	for _, c := range list {
+		out = append(out, issuer.Certificate{
+			Spec:      spec(c),
+			Namespace: c.Secret.Namespace,
+			Secret:    c.Secret.Name,
+			Keys:      issuer.SecretKeys(c.SecretKeys),
+			Trust: issuer.TrustSource{
+				ConfigMap: keyRef(c.Trust.ConfigMap), Secret: keyRef(c.Trust.Secret), File: c.Trust.File,
+			},
+		})
+	}
+	return out
+}
+
+func keyRef(r *config.KeyRef) *issuer.KeyRef {
+	if r == nil {
+		return nil
+	}
+	return &issuer.KeyRef{Namespace: r.Namespace, Name: r.Name, Key: r.Key}
+}
+
+func spec(c config.Certificate) k8scsr.Spec {
+	var uris []string
+	for _, u := range c.URIs {
+		uris = append(uris, u.String())
+	}
+	return k8scsr.Spec{
+		Name:          c.Name,
+		CommonName:    c.Subject.CommonName,
+		Organizations: c.Subject.Organizations,
+		DNSNames:      c.DNSNames,
+		IPAddresses:   append([]netip.Addr(nil), c.IPAddresses...),
+		URIs:          uris,
+		Usages:        c.Usages,
+		Key:           k8scsr.Key{Algorithm: c.Key.Algorithm, Size: c.Key.Size},
+		Signer:        c.Signer,
+		Lifetime:      c.Lifetime,
+		RenewAt:       c.RenewAt,
+		AlertAt:       c.AlertAt,
+		CriticalAt:    c.CriticalAt,
+		Approve:       c.Approve,
+		Paused:        c.Paused,
+	}
+}
+
+// declared finds the certificate that a delivery names; the configuration has
+// been checked to declare it.
+func declared(list []config.Certificate, name string) (config.Certificate, error) {
+	for _, c := range list {
+		if c.Name == name {
+			return c, nil
+		}
+	}
+	return config.Certificate{}, fmt.Errorf("deliver: certificate %q is not declared under certificates", name)
+}
+
+func listeners(list []config.Listener) []deliver.Address {
+	var out []deliver.Address
+	for _, l := range list {
+		out = append(out, deliver.Address{Address: l.Address, ServerName: l.ServerName, Protocol: l.Protocol})
+	}
+	return out
+}
+
+func tidyPolicy(t config.Tidy) pki.Policy {
+	p := pki.Policy{
+		Enabled:                t.Enabled,
+		SafetyBuffer:           t.SafetyBuffer,
+		AllowShortSafetyBuffer: t.AllowShortSafetyBuffer,
+		Trigger: pki.Trigger{
+			ReclaimableShare: t.Trigger.ReclaimableShare, ReclaimableEntries: t.Trigger.ReclaimableEntries,
+			LimitShare: t.Trigger.LimitShare, AtLeastEvery: t.Trigger.AtLeastEvery,
+		},
+		MinInterval: t.MinInterval,
+		Pause:       autoPause,
+		CertStore:   t.CertStore,
+		Rotate:      t.Rotate == nil || *t.Rotate,
+	}
+	if t.Pause != nil {
+		p.Pause = *t.Pause
+	}
+	return p
+}
+
+// The one struct of findings that is shown, from the three of the domains.
+
+func crlFindings(list []crl.Finding) []ops.Finding {
+	var out []ops.Finding
+	for _, f := range list {
+		out = append(out, ops.Finding{
+			Rule: f.Rule, Severity: string(f.Severity), Subject: f.Subject, Summary: f.Summary,
+			Evidence: f.Evidence, Remedy: f.Remedy, Citation: f.Citation,
+		})
+	}
+	return out
+}
+
+func pkiFindings(list []pki.Finding) []ops.Finding {
+	var out []ops.Finding
+	for _, f := range list {
+		out = append(out, ops.Finding{
+			Rule: f.Rule, Severity: string(f.Severity), Subject: f.Subject, Summary: f.Summary,
+			Evidence: f.Evidence, Remedy: f.Remedy, Citation: f.Citation,
+		})
+	}
+	return out
+}
+
+func certificateFindings(list []k8scsr.Finding) []ops.Finding {
+	var out []ops.Finding
+	for _, f := range list {
+		out = append(out, ops.Finding{
+			Rule: f.Rule, Severity: string(f.Severity), Subject: f.Subject, Summary: f.Summary,
+			Evidence: f.Evidence, Remedy: f.Remedy, Citation: f.Citation,
+		})
+	}
+	return out
+}

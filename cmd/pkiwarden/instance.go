@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/leader"
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/loop"
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/ops"
+	"github.com/pkiwarden/pkiwarden/k8scsr"
+	"github.com/pkiwarden/pkiwarden/k8scsr/deliver"
+)
+
+const metricPrefix = "pkiwarden_"
+
+// instance is one running pkiwarden under one configuration.
+type instance struct {
+	cfg      *config.Config
+	log      *slog.Logger
+	build    buildInfo
+	cluster  *cluster
+	registry prometheus.Registerer // adds the prefix
+	loops    *loop.Metrics
+	metrics  *ops.Metrics
+	ops      *ops.Server
+	findings *ops.Findings
+	elector  leader.Elector // nil: this one never leads
+	local    []*loop.Loop
+}
+
+// newInstance makes everything that does not depend on leading. It opens no
+// connection and starts nothing.
+func newInstance(a *app, log *slog.Logger, cfg *config.Config) (*instance, error) {
+	i := &instance{cfg: cfg, log: log, build: readBuild()}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	i.registry = prometheus.WrapRegistererWithPrefix(metricPrefix, registry)
+	var err error
+	if i.loops, err = loop.NewMetrics(i.registry); err != nil {
+		return nil, err
+	}
+	if i.metrics, err = ops.NewMetrics(i.registry, i.build.Version, i.build.Commit); err != nil {
+		return nil, err
+	}
+	if i.findings, err = ops.NewFindings(i.registry, log); err != nil {
+		return nil, err
+	}
+	if i.cluster, err = newCluster(a, log, cfg); err != nil {
+		return nil, err
+	}
+	checks, err := i.addDeliveries()
+	if err != nil {
+		return nil, err
+	}
+	i.ops, err = ops.NewServer(ops.ServerOptions{Address: cfg.Listen.Address, Gatherer: registry, Checks: checks, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	i.elector, err = i.newElector()
+	return i, err
+}
+
+// addDeliveries makes this pod's own work, one loop for each delivery, and what
+// must have happened before the pod counts as ready.
+func (i *instance) addDeliveries() ([]ops.Check, error) {
+	var checks []ops.Check
+	for _, d := range i.cfg.Deliver {
+		deliverer, err := i.newDeliverer(d)
+		if err != nil {
+			return nil, err
+		}
+		l, err := loop.New(loop.Options{
+			Name: "deliver-" + d.Certificate, Interval: time.Minute, OnceUntil: deliverer.OnceUntil,
+			Log: i.log, Metrics: i.loops,
+		})
+		if err != nil {
+			return nil, err
+		}
+		i.local = append(i.local, l)
+		checks = append(checks, ops.Check{Name: "delivered-" + d.Certificate, Ready: func() error {
+			if !deliverer.Delivered() {
+				return errors.New("no pair has been delivered yet")
+			}
+			return nil
+		}})
+	}
+	return checks, nil
+}
+
+func (i *instance) newDeliverer(d config.Deliver) (*deliver.Deliverer, error) {
+	c, err := declared(i.cfg.Certificates, d.Certificate)
+	if err != nil {
+		return nil, err
+	}
+	keys := deliver.Keys(c.SecretKeys)
+	o := deliver.Options{
+		Certificate: d.Certificate, Verify: listeners(d.Verify), Timeout: d.Timeout,
+		Log: i.log, Registerer: i.registry, Report: i.reportCertificates("deliver " + d.Certificate),
+	}
+	if d.From.Mounted != "" {
+		o.Source, err = deliver.NewMountedSource(d.From.Mounted, keys)
+	} else {
+		if i.cluster.kube == nil {
+			return nil, fmt.Errorf("deliver: certificate %q comes through the Kubernetes API, and there is no cluster: set kubernetes.kubeconfig or KUBECONFIG, or deliver from a mounted Secret", d.Certificate)
+		}
+		owner, err := deliver.ParseOwner(d.Files.Owner)
+		if err != nil {
+			return nil, err
+		}
+		o.Files = deliver.Files{Directory: d.Files.Directory, Mode: d.Files.Mode, Owner: owner}
+		secrets := i.cluster.kube.Client.CoreV1().Secrets(i.cluster.namespaceOf(c.Secret.Namespace))
+		o.Source, err = deliver.NewSecretSource(secrets, i.cluster.namespaceOf(c.Secret.Namespace), c.Secret.Name, keys)
+		if err != nil {
+			return nil, err
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case d.Reload.Signal != "":
+		o.Reload = deliver.Reload{Signal: d.Reload.Signal, Process: d.Reload.Process}
+	case d.Reload.Consul:
+		if i.cluster.consul == nil {
+			return nil, fmt.Errorf("deliver: certificate %q is reloaded through Consul: set consul.address or CONSUL_HTTP_ADDR", d.Certificate)
+		}
+		o.Reload = deliver.Reload{Consul: i.cluster.consul}
+	}
+	return deliver.New(o)
+}
+
+// newElector is nil for the role local.
+func (i *instance) newElector() (leader.Elector, error) {
+	election := i.cfg.LeaderElection
+	if election.Role == config.RoleLocal {
+		return nil, nil
+	}
+	if election.Backend == config.BackendNone {
+		return leader.Alone{OnChange: i.metrics.SetLeader}, nil
+	}
+	if i.cluster.kube == nil {
+		return nil, errors.New("leaderElection.backend is kubernetes, and there is no cluster: set kubernetes.kubeconfig or KUBECONFIG, or backend none for a single instance")
+	}
+	return leader.NewLease(leader.LeaseOptions{
+		Client: i.cluster.kube.Client, Namespace: i.cluster.namespace, Name: election.Name, Identity: i.cluster.identity,
+		LeaseDuration: election.LeaseDuration, RenewDeadline: election.RenewDeadline, RetryPeriod: election.RetryPeriod,
+		Log: i.log, OnChange: i.metrics.SetLeader,
+	})
+}
+
+// run works until ctx ends. Workers are joined first, then the Lease is
+// released, and the metrics page goes last.
+func (i *instance) run(ctx context.Context) error {
+	address, err := i.ops.Listen(ctx)
+	if err != nil {
+		return err
+	}
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	served := make(chan error, 1)
+	go func() { served <- i.ops.Run(serving) }()
+	i.log.Info("running", "version", i.build.Version, "role", i.cfg.LeaderElection.Role, "listen", address.String(), "config", i.cfg.File)
+
+	var work []func(context.Context) error
+	for _, l := range i.local {
+		work = append(work, l.Run)
+	}
+	if i.elector != nil {
+		work = append(work, func(ctx context.Context) error { return i.elector.Run(ctx, i.lead) })
+	}
+	// With nothing to do locally and no leading either, it still serves.
+	work = append(work, func(ctx context.Context) error { <-ctx.Done(); return nil })
+	err = loop.Group(ctx, work...)
+	stopServing()
+	return errors.Join(err, <-served)
+}
+
+// lead does the cluster's work until ctx ends.
+func (i *instance) lead(ctx context.Context) {
+	i.log.Info("leading")
+	defer i.log.Info("no longer leading")
+	work, end, err := i.clusterWork()
+	if err != nil {
+		// Options that the configuration's check let through: a defect, shown
+		// and retried rather than hidden.
+		i.log.Error("preparing the cluster's work", "error", err)
+		<-ctx.Done()
+		return
+	}
+	defer end()
+	_ = loop.Group(ctx, work...) // its loops return nil
+}
+
+func (i *instance) reportCertificates(source string) func([]k8scsr.Finding) {
+	return func(list []k8scsr.Finding) { i.findings.Set(source, certificateFindings(list)) }
+}

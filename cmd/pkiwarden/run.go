@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/kube"
+)
+
+// reloadInterval is how often a running instance looks whether its
+// configuration file has changed: a mounted ConfigMap changes without a signal.
+const reloadInterval = 10 * time.Second
+
+func newRunCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "run",
+		Short: "Run beside Vault or Consul, or as the controller, until stopped",
+		Long: `Run delivers this pod's certificates, and, while it leads, does the cluster's
+work: it renews the declared certificates, measures every CRL of Vault, and runs
+tidy where that is enabled. What it may change is said in the configuration;
+without one it only measures and reports.
+
+It ends on SIGTERM or SIGINT: work under way is joined first, then the Lease is
+released. A changed configuration file is read again within 10 seconds; a wrong
+one is refused and the last good one stays in force.`,
+		Example: `  pkiwarden run
+  pkiwarden run --config /etc/pkiwarden/config.yaml
+  VAULT_ADDR=https://127.0.0.1:8200 VAULT_TOKEN=… pkiwarden run`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runForever(cmd.Context(), a) },
+	}
+}
+
+// reloadState is what the metrics say about the configuration.
+type reloadState struct {
+	ok     bool
+	goodAt time.Time
+}
+
+// runForever runs one instance after another: each configuration that is
+// accepted gets its own, and the former one has ended before the next begins.
+func runForever(ctx context.Context, a *app) error {
+	file, err := a.watchConfig()
+	if err != nil {
+		return err
+	}
+	cfg, last := file.current, (*config.Config)(nil)
+	log := newLogger(a.stderr, cfg.Log)
+	kube.BridgeLog(log)
+	file.log = log
+	for {
+		next, err := runOne(ctx, a, log, cfg, file)
+		switch {
+		case err != nil && last != nil:
+			// The new one decodes and cannot be run: its port is taken, say.
+			log.Error("configuration refused, going back to the last good one", "error", err)
+			file.refuse()
+			cfg, last = last, nil
+		case err != nil:
+			return err
+		case next == nil:
+			log.Info("stopped")
+			return nil
+		default:
+			log.Info("configuration changed, starting anew with it", "file", next.File)
+			cfg, last = next, cfg
+		}
+	}
+}
+
+// runOne runs until ctx ends, and returns nil, or until another configuration
+// is to take its place.
+func runOne(ctx context.Context, a *app, log *slog.Logger, cfg *config.Config, file *configFile) (*config.Config, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	i, err := newInstance(a, log, cfg)
+	if err != nil {
+		return nil, err
+	}
+	changed := make(chan *config.Config, 1)
+	go file.watch(ctx, i.metrics.SetConfig, func(c *config.Config) {
+		changed <- c
+		cancel()
+	})
+	if err := i.run(ctx); err != nil {
+		return nil, err
+	}
+	select {
+	case c := <-changed:
+		return c, nil
+	default:
+		return nil, nil
+	}
+}
+
+// newLogger is text on a terminal, else JSON, unless the configuration says.
+func newLogger(w io.Writer, c config.Log) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
+		level = slog.LevelInfo
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if c.Format == "text" || c.Format == "" && isTerminal(w) {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// configFile is the configuration on disk and what became of it.
+type configFile struct {
+	app     *app
+	log     *slog.Logger
+	current *config.Config // the last that was accepted
+	seen    string         // fingerprint of the file, good or bad
+	state   reloadState
+}
+
+// watchConfig loads the configuration for the first time: a wrong one is the
+// end.
+func (a *app) watchConfig() (*configFile, error) {
+	cfg, err := a.config()
+	if err != nil {
+		return nil, err
+	}
+	f := &configFile{app: a, current: cfg, state: reloadState{ok: true, goodAt: a.now()}}
+	f.seen = f.fingerprint()
+	return f, nil
+}
+
+// fingerprint changes with the file's content. A file that cannot be read has
+// one too: that it is gone is also a change.
+func (f *configFile) fingerprint() string {
+	if f.current.File == "" {
+		return ""
+	}
+	text, err := os.ReadFile(f.current.File)
+	if err != nil {
+		return "unreadable: " + err.Error()
+	}
+	return string(text)
+}
+
+// refuse marks the current file as bad, after it was tried.
+func (f *configFile) refuse() { f.state.ok = false }
+
+// watch reports the state to report at once and after each change, and calls
+// use once with a changed configuration that is good; it returns then, or when
+// ctx ends.
+func (f *configFile) watch(ctx context.Context, report func(ok bool, goodAt time.Time), use func(*config.Config)) {
+	report(f.state.ok, f.state.goodAt)
+	ticker := time.NewTicker(reloadInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		seen := f.fingerprint()
+		if seen == f.seen {
+			continue
+		}
+		f.seen = seen
+		cfg, err := f.app.config()
+		if err != nil || cfg.File != f.current.File {
+			f.state.ok = false
+			report(false, f.state.goodAt)
+			if err == nil {
+				err = fmt.Errorf("%s is gone", f.current.File)
+			}
+			f.log.Error("configuration refused, the last good one stays in force", "file", f.current.File, "error", oneLine(unwrapExit(err).Error()))
+			continue
+		}
+		f.current = cfg
+		f.state = reloadState{ok: true, goodAt: f.app.now()}
+		use(cfg)
+		return
+	}
+}
+
+// unwrapExit is the error without the exit code around it.
+func unwrapExit(err error) error {
+	var exit *exitError
+	if errors.As(err, &exit) && exit.err != nil {
+		return exit.err
+	}
+	return err
+}

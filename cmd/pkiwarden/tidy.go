@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
+	"github.com/pkiwarden/pkiwarden/pki"
+	"github.com/pkiwarden/pkiwarden/pki/tidier"
+)
+
+func newTidyCmd(a *app) *cobra.Command {
+	var r tidier.Request
+	cmd := &cobra.Command{
+		Use:   "tidy",
+		Short: "Tidy Vault's PKI mounts where that is due, and prove what it achieved",
+		Long: `Tidy looks at each PKI mount once and decides, as a running instance does,
+whether a tidy is due. Where it is, it starts Vault's tidy, follows it, rotates
+the CRL where Vault does not rebuild it by itself, and measures the CRL.
+
+A run of another instance is followed or left alone, never doubled: both keep
+the same record (state in the configuration). Starting this command is the
+switch, tidy.enabled is not asked; --dry-run changes nothing.`,
+		Example: `  pkiwarden tidy --dry-run
+  pkiwarden tidy --mount pki --force
+  pkiwarden tidy --config /etc/pkiwarden/config.yaml -o json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return tidyOnce(cmd.Context(), a, r) },
+	}
+	cmd.Flags().StringArrayVar(&r.Mounts, "mount", nil, "only this `MOUNT`; may be given again (default: tidy.mounts of the configuration)")
+	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "say what would be done, and change nothing")
+	cmd.Flags().BoolVar(&r.Force, "force", false, "run whether or not a threshold is reached; never below the floor of the safety buffer")
+	cmd.Flags().BoolVar(&r.Wait, "wait", true, "follow the run to its end and measure the CRL; false leaves result null")
+	return cmd
+}
+
+func tidyOnce(ctx context.Context, a *app, r tidier.Request) error {
+	cfg, err := a.config()
+	if err != nil {
+		return err
+	}
+	reports, err := oneTidy(ctx, a, cfg, r)
+	if len(reports) > 0 || err == nil {
+		if writeErr := writeReports(a.stdout, a.output, reports); writeErr != nil {
+			return writeErr
+		}
+	}
+	if exit := new(exitError); err == nil || ctx.Err() != nil || errors.As(err, &exit) {
+		return err
+	}
+	return &exitError{code: tidyExitCode(err), err: err}
+}
+
+// tidyExitCode tells what could not be determined from what failed or was
+// refused.
+func tidyExitCode(err error) int {
+	for _, unknown := range []error{errLogin, pki.ErrSealed, pki.ErrNoActiveNode, pki.ErrUnreachable} {
+		if errors.Is(err, unknown) {
+			return exitUnknown
+		}
+	}
+	return exitCritical
+}
+
+// oneTidy makes the same tidier as a running instance has, and calls it once.
+func oneTidy(ctx context.Context, a *app, cfg *config.Config, r tidier.Request) ([]tidier.Report, error) {
+	log := newLogger(a.stderr, config.Log{Level: "warn", Format: cfg.Log.Format})
+	cluster, err := newCluster(a, log, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if !r.DryRun && cluster.state == nil {
+		return nil, errStateless
+	}
+	if cfg.Vault.Address == "" {
+		return nil, errNoVault
+	}
+	session, err := cluster.newSession(log, nil)
+	if err != nil {
+		return nil, err
+	}
+	work, err := cluster.vaultWork(session, vaultWorkOptions{log: log})
+	if err != nil {
+		return nil, err
+	}
+	var reports []tidier.Report
+	err = oneSession(ctx, session, func(ctx context.Context) (err error) {
+		reports, err = work.tidier.Tidy(ctx, r)
+		return err
+	})
+	return reports, err
+}
+
+func writeReports(w io.Writer, format outputFormat, reports []tidier.Report) error {
+	if format == outputJSON {
+		if reports == nil {
+			reports = []tidier.Report{}
+		}
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(reports)
+	}
+	if len(reports) == 0 {
+		_, err := fmt.Fprintln(w, "no PKI mount is selected")
+		return err
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "MOUNT\tRUN\tSTATE\tDELETED\tENTRIES\tBYTES\tREASON")
+	for _, r := range reports {
+		fmt.Fprintln(table, reportRow(r))
+	}
+	return table.Flush()
+}
+
+func reportRow(r tidier.Report) string {
+	run := "no"
+	if r.Run {
+		run = "yes"
+	}
+	if r.Result == nil {
+		return fmt.Sprintf("%s\t%s\t-\t-\t-\t-\t%s", r.Mount, run, r.Reason)
+	}
+	deleted := "unknown"
+	if d := r.Result.Deleted; d != nil {
+		deleted = fmt.Sprint(*d)
+	}
+	return fmt.Sprintf("%s\t%s\t%s\t%s\t%d -> %d\t%d -> %d\t%s", r.Mount, run, r.Result.State, deleted,
+		r.Result.EntriesBefore, r.Result.EntriesAfter, r.Result.BytesBefore, r.Result.BytesAfter, r.Reason)
+}
