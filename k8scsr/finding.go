@@ -38,6 +38,7 @@ const (
 	RuleCollected       = "csr-collected"
 	RuleForeign         = "csr-not-ours"
 	RuleStale           = "csr-no-longer-wanted"
+	RuleHeldBack        = "csr-held-back"
 	RuleTrustMissing    = "trust-not-configured"
 	RuleTrustUnreadable = "trust-unreadable"
 	RuleSecretType      = "secret-wrong-type"

@@ -18,7 +18,7 @@ const (
 // was looked at.
 func Findings(s State, want Spec, now time.Time) []Finding {
 	out := append([]Finding(nil), s.Obstacles...)
-	for _, f := range []*Finding{s.pairFinding(want, now), s.lifetimeFinding(want), s.requestFinding(want, now), s.failureFinding(want, now), s.trustFinding(want)} {
+	for _, f := range []*Finding{s.pairFinding(want, now), s.lifetimeFinding(want), s.requestFinding(want, now), s.failureFinding(want, now), s.heldBackFinding(want, now), s.trustFinding(want)} {
 		if f != nil {
 			out = append(out, *f)
 		}
@@ -154,6 +154,24 @@ func (s State) failureFinding(want Spec, now time.Time) *Finding {
 		Summary:  last.Summary,
 		Evidence: fmt.Sprintf("%d in a row, the last at %s, next attempt not before %s", s.Pending.Failures, stamp(last.At), stamp(s.Pending.RetryAt)),
 		Remedy:   remedy,
+	}
+}
+
+// heldBackFinding tells that a certificate is needed, but asked for so often that
+// somebody must be undoing what we do.
+func (s State) heldBackFinding(want Spec, now time.Time) *Finding {
+	_, due := want.due(s.Live, s.Trust, now)
+	until, why := s.Pending.holdUntil(want, s.Others, now)
+	last := s.Pending.LastFailure
+	told := last != nil && last.Wanted == want.Fingerprint()
+	if want.Paused || !due || s.Pending.Active() || told || until.IsZero() {
+		return nil
+	}
+	return &Finding{
+		Rule: RuleHeldBack, Severity: s.severity(want, now), Subject: want.subject(), Citation: citeCSR,
+		Summary:  "the next request is held back until " + stamp(until),
+		Evidence: why,
+		Remedy:   "find out who removes or overwrites the certificate's Secret: another controller, a deployment that restores it, a second pkiwarden with other settings",
 	}
 }
 

@@ -170,10 +170,8 @@ func (s State) withoutRequest(want Spec, now time.Time) Step {
 		return s.drop(p.abandon(now), now, "the key is too old to tell whether a request was ever made for it")
 	case !s.Identity.Known():
 		return wait(Nothing, now.Add(obstacleInterval), "our own identity is not known")
-	case p.PodUID != s.Identity.PodUID:
-		record := p.Record
-		record.PodUID = s.Identity.PodUID
-		return Step{Kind: RecordRequester, Reason: "the key was stored by another pod", LookAgainAt: now, Record: record}
+	case !p.knows(s.Identity.PodUID):
+		return Step{Kind: RecordRequester, Reason: "the key was stored by another pod", LookAgainAt: now, Record: p.joinedBy(s.Identity.PodUID)}
 	}
 	return Step{Kind: CreateRequest, Reason: "the next key is stored", LookAgainAt: now, Result: ResultCreated}
 }
@@ -211,7 +209,7 @@ func (s State) decide(r Request, want Spec, now time.Time) Step {
 	if !s.Identity.Known() {
 		return wait(AwaitApproval, now.Add(obstacleInterval), "our own identity is not known")
 	}
-	verdict := Policy{Want: want, Requester: s.Identity, Key: s.Pending.Key, UID: s.Pending.CSRUID, PodUID: s.Pending.PodUID}.Decide(r)
+	verdict := Policy{Want: want, Requester: s.Identity, Key: s.Pending.Key, UID: s.Pending.CSRUID, PodUIDs: s.Pending.PodUIDs}.Decide(r)
 	if !verdict.Approve {
 		// It is for our key, yet not what we would ask for: it must not stay
 		// open for somebody else to approve.

@@ -38,7 +38,7 @@ func (w *world) live(age time.Duration) {
 func (w *world) pending(age time.Duration) {
 	w.next = ecKey(w.t)
 	w.Pending = Pending{Key: w.next.Public(), Record: Record{Version: 1, Wanted: w.want.Fingerprint(), CSRName: "pkiwarden-x",
-		PodUID: us.PodUID, StoredAt: w.now.Add(-age), Attempts: []Attempt{{At: w.now.Add(-age)}}}}
+		PodUIDs: []string{us.PodUID}, StoredAt: w.now.Add(-age), Attempts: []Attempt{{At: w.now.Add(-age)}}}}
 }
 
 // request makes the CSR for the pending key, age ago, and records it.
@@ -104,7 +104,7 @@ func TestNext(t *testing.T) {
 
 		// A key is stored.
 		{"key stored", func(w *world) { w.pending(0) }, CreateRequest, "", 0, ResultCreated},
-		{"key stored by another pod", func(w *world) { w.pending(0); w.Pending.PodUID = "pod-before" }, RecordRequester, "another pod", 0, ""},
+		{"key stored by another pod", func(w *world) { w.pending(0); w.Pending.PodUIDs = []string{"pod-before"} }, RecordRequester, "another pod", 0, ""},
 		{"key stored, identity unknown", func(w *world) { w.pending(0); w.Identity = Identity{} }, Nothing, "identity", time.Minute, ""},
 		{"key stored, names changed", func(w *world) { w.pending(0); w.want.DNSNames = nil }, DropPending, "earlier configuration", 0, ""},
 		{"key stored, no longer needed", func(w *world) { w.live(0); w.pending(0) }, DropPending, "no longer needed", 0, ""},
@@ -127,7 +127,7 @@ func TestNext(t *testing.T) {
 		{"recorded", func(w *world) { w.request(0) }, Approve, "exactly what is wanted", 0, ResultApproved},
 		{"made by the pod before", func(w *world) {
 			w.request(0)
-			w.Request.Requester.PodUID, w.Pending.PodUID = "pod-before", "pod-before"
+			w.Request.Requester.PodUID, w.Pending.PodUIDs = "pod-before", []string{"pod-before", "pod-now"}
 		}, Approve, "", 0, ResultApproved},
 		{"ours, but tampered with", func(w *world) { w.request(0); w.Request.Usages = []string{"any"} }, Deny, "not exactly what is wanted", 0, ""},
 		{"recorded, others approve", func(w *world) { w.request(0); w.want.Approve = false }, AwaitApproval, "kubectl certificate approve pkiwarden-x", 2 * time.Second, ""},
@@ -222,9 +222,15 @@ func TestNextWhatStepsCarry(t *testing.T) {
 	w.Pending.Attempts = []Attempt{{At: epoch.Add(-2 * time.Hour)}, {At: epoch.Add(-time.Minute)}}
 	w.Pending.Failures = 0
 	r := Next(w.State, w.want, w.now).Record
-	if r.Wanted != w.want.Fingerprint() || r.PodUID != "pod-now" || !r.StoredAt.Equal(epoch) || r.Version != 1 ||
+	if r.Wanted != w.want.Fingerprint() || !slices.Equal(r.PodUIDs, []string{"pod-now"}) || !r.StoredAt.Equal(epoch) || r.Version != 1 ||
 		len(r.Attempts) != 2 || !r.Attempts[1].At.Equal(epoch) {
 		t.Errorf("record of a new key: %+v", r)
+	}
+
+	w.pending(0)
+	w.Pending.PodUIDs = []string{"pod-before"}
+	if r := Next(w.State, w.want, w.now).Record; !slices.Equal(r.PodUIDs, []string{"pod-before", "pod-now"}) || r.CSRName != "pkiwarden-x" {
+		t.Errorf("record of another pod: %+v", r)
 	}
 
 	w.request(0)
@@ -325,10 +331,11 @@ func TestHoldUntil(t *testing.T) {
 		{"five failed", Record{Attempts: attempts(true, six[1:]...)}, want, nil, 0},
 		{"six failed", Record{Attempts: attempts(true, six...)}, want, nil, 10 * time.Minute},
 		{"six failed for another Spec", Record{Attempts: attempts(true, six...), LastFailure: failure}, short, nil, 10 * time.Minute},
-		{"six succeeded, a day each", Record{Attempts: attempts(false, six...)}, want, nil, 10 * time.Minute},
+		{"six succeeded, a day each", Record{Attempts: attempts(false, six...)}, want, nil, 9 * time.Minute},
+		{"six succeeded, the last a while ago", Record{Attempts: attempts(false, append(ago(55*time.Minute), six[:5]...)...)}, want, nil, 0},
 		{"six succeeded, ten minutes each", Record{Attempts: attempts(false, six...)}, short, nil, 0},
 		{"six in the future", Record{Attempts: attempts(true, epoch.Add(day), epoch.Add(day), epoch.Add(day), epoch.Add(day), epoch.Add(day), epoch.Add(day))}, want, nil, 0},
-		{"record lost, six requests listed", Record{}, want, listed, 10 * time.Minute},
+		{"record lost, six requests listed", Record{}, want, listed, 9 * time.Minute},
 	}
 	for _, c := range cases {
 		until, why := c.record.holdUntil(c.want, c.others, epoch)
@@ -373,6 +380,12 @@ func TestFindings(t *testing.T) {
 			RuleStale, Warning, []string{"holds up the next one", "kubectl certificate deny pkiwarden-x"}},
 		{"orphan", func(w *world) { w.live(17 * time.Hour); w.request(time.Hour); w.orphan(); w.want.Approve = false },
 			RuleStale, Warning, []string{"kubectl certificate deny pkiwarden-x"}},
+		{"removed again and again", func(w *world) {
+			for n := range 6 {
+				w.Pending.Attempts = append(w.Pending.Attempts, Attempt{At: w.now.Add(-time.Duration(n) * time.Minute)})
+			}
+			w.live(17 * time.Hour)
+		}, RuleHeldBack, Warning, []string{"held back until 2026-03-01T12:10:00Z", "6 requests were made within an hour"}},
 		{"no trust", func(w *world) { w.live(0); w.Trust = Trust{} }, RuleTrustMissing, Info, []string{"no trust bundle is configured"}},
 		{"trust unreadable", func(w *world) {
 			w.live(0)

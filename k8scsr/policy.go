@@ -23,7 +23,7 @@ type Policy struct {
 	Requester Identity         // ourselves, as the API server sees us now
 	Key       crypto.PublicKey // of our stored pending key
 	UID       string           // of the CSR, as recorded beside that key
-	PodUID    string           // of the requester, as recorded beside that key
+	PodUIDs   []string         // of the pods that may have made the request, as recorded beside that key
 }
 
 // Verdict is a decision about one state of one request.
@@ -94,9 +94,9 @@ func (p Policy) checkRequester(who Identity) []string {
 	if p.Requester.UID == "" && strings.HasPrefix(p.Requester.Username, serviceAccountPrefix) {
 		why = append(why, "our service account's UID is not known")
 	}
-	if who.PodUID != p.Requester.PodUID && (who.PodUID == "" || who.PodUID != p.PodUID) {
-		why = append(why, fmt.Sprintf("it was requested from the pod with UID %q, which is neither ours, %q, nor the recorded one, %q",
-			who.PodUID, p.Requester.PodUID, p.PodUID))
+	if who.PodUID != p.Requester.PodUID && (who.PodUID == "" || !slices.Contains(p.PodUIDs, who.PodUID)) {
+		why = append(why, fmt.Sprintf("it was requested from the pod with UID %q, which is neither ours, %q, nor one recorded, %q",
+			who.PodUID, p.Requester.PodUID, p.PodUIDs))
 	}
 	return why
 }

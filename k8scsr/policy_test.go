@@ -33,7 +33,7 @@ func goodScene(t *testing.T) *scene {
 	sc := &scene{
 		key: key,
 		policy: Policy{
-			Want: want, Key: key.Public(), UID: "csr-uid", PodUID: "pod-before",
+			Want: want, Key: key.Public(), UID: "csr-uid", PodUIDs: []string{"pod-long-before", "pod-before"},
 			Requester: Identity{"system:serviceaccount:vault:pkiwarden", "sa-uid", "pod-now"},
 		},
 		template: &x509.CertificateRequest{
@@ -258,7 +258,7 @@ func TestDecideRefusesEveryMutant(t *testing.T) {
 		{name: "requester: UID absent", after: request(func(r *Request) { r.Requester.UID = "" })},
 		{name: "requester: another pod", after: request(func(r *Request) { r.Requester.PodUID = "pod-of-somebody" })},
 		{name: "requester: no pod", after: request(func(r *Request) { r.Requester.PodUID = "" })},
-		{name: "requester: no pod, none recorded", after: func(sc *scene) { sc.request.Requester.PodUID, sc.policy.PodUID = "", "" }},
+		{name: "requester: no pod, none recorded", after: func(sc *scene) { sc.request.Requester.PodUID, sc.policy.PodUIDs = "", []string{""} }},
 		{name: "ourselves unknown", after: func(sc *scene) { sc.policy.Requester = Identity{} }},
 		{name: "ourselves and requester unknown", after: func(sc *scene) { sc.policy.Requester, sc.request.Requester = Identity{}, Identity{} }},
 		{name: "service account without UID", after: func(sc *scene) { sc.policy.Requester.UID, sc.request.Requester.UID = "", "" }},

@@ -2,6 +2,7 @@ package k8scsr
 
 import (
 	"crypto"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -11,6 +12,7 @@ const (
 	attemptsPerHour = 6
 	firstBackOff    = time.Minute
 	longestBackOff  = 30 * time.Minute
+	heldBack        = 10 * time.Minute
 
 	// Finished requests are removed by the cluster after an hour at the
 	// earliest (kubernetes pkg/controller/certificates/cleaner). A key whose
@@ -28,7 +30,7 @@ type Record struct {
 	Wanted   string    `json:"wanted,omitempty"`  // fingerprint of the Spec that the request is made for
 	CSRName  string    `json:"csrName,omitempty"` // chosen with the key, before the request exists
 	CSRUID   string    `json:"csrUID,omitempty"`  // recorded once the request exists
-	PodUID   string    `json:"podUID,omitempty"`  // of the pod that makes the request, recorded before it does
+	PodUIDs  []string  `json:"podUIDs,omitempty"` // of the pods that may have made the request, each recorded before it tried
 	StoredAt time.Time `json:"storedAt,omitzero"`
 
 	Attempts    []Attempt `json:"attempts,omitempty"` // of the last hour
@@ -69,11 +71,33 @@ func (p Pending) Active() bool {
 // begin is the record of a new attempt. The name of its request is drawn by the
 // caller.
 func (r Record) begin(want Spec, podUID string, now time.Time) Record {
-	return Record{
-		Version: RecordVersion, Wanted: want.Fingerprint(), PodUID: podUID, StoredAt: now,
+	out := Record{
+		Version: RecordVersion, Wanted: want.Fingerprint(), StoredAt: now,
 		Attempts: append(r.recent(now), Attempt{At: now}),
 		Failures: r.Failures, LastFailure: r.LastFailure,
 	}
+	return out.joinedBy(podUID)
+}
+
+// maxPods bounds the pods of one attempt, of which there is more than one only
+// when leaders change within seconds.
+const maxPods = 8
+
+// knows tells whether the pod is recorded. Outside a pod there is nothing to
+// record.
+func (r Record) knows(podUID string) bool {
+	return podUID == "" || slices.Contains(r.PodUIDs, podUID)
+}
+
+// joinedBy is the record with one more pod that may make the request. Those
+// recorded before stay: one of them may be making it at this moment.
+func (r Record) joinedBy(podUID string) Record {
+	if r.knows(podUID) {
+		return r
+	}
+	r.PodUIDs = append(slices.Clone(r.PodUIDs), podUID)
+	r.PodUIDs = r.PodUIDs[max(0, len(r.PodUIDs)-maxPods):]
+	return r
 }
 
 // abandon is the record after an attempt that ended without a verdict.
@@ -140,7 +164,7 @@ func (r Record) holdUntil(want Spec, others []Request, now time.Time) (time.Time
 		}
 	}
 	if len(failed) >= attemptsPerHour {
-		return hourAfter(failed, attemptsPerHour), "six requests failed within an hour"
+		return hourAfter(failed), "six requests failed within an hour"
 	}
 	// Where the record was lost, the requests themselves still tell.
 	var listed []time.Time
@@ -152,20 +176,24 @@ func (r Record) holdUntil(want Spec, others []Request, now time.Time) (time.Time
 	if len(listed) > len(all) {
 		all = listed
 	}
-	if limit := want.requestsPerHour(); len(all) >= limit {
-		return hourAfter(all, limit), "as many requests were made within an hour as its lifetime can explain"
+	if len(all) >= want.requestsPerHour() {
+		if at := slices.MaxFunc(all, time.Time.Compare).Add(heldBack); at.After(now) {
+			return at, fmt.Sprintf("%d requests were made within an hour, more than its lifetime explains", len(all))
+		}
 	}
 	return time.Time{}, ""
 }
 
-// hourAfter is when fewer than limit of the times lie within an hour.
-func hourAfter(times []time.Time, limit int) time.Time {
+// hourAfter is when fewer than attemptsPerHour of the times lie within an hour.
+func hourAfter(times []time.Time) time.Time {
 	slices.SortFunc(times, time.Time.Compare)
-	return times[len(times)-limit].Add(time.Hour)
+	return times[len(times)-attemptsPerHour].Add(time.Hour)
 }
 
-// requestsPerHour bounds requests that succeed: twice what the lifetime needs,
-// and at least six. More means that somebody else keeps undoing our work.
+// requestsPerHour is how many requests that succeed are plausible: twice what
+// the lifetime needs, and at least six. More means that somebody else keeps
+// undoing our work; from then on they are heldBack apart, so that neither a
+// signer's limits are used up nor a certificate stays away for long.
 func (s Spec) requestsPerHour() int {
 	period := time.Duration(s.RenewAt * float64(s.Lifetime))
 	return max(attemptsPerHour, int(2*time.Hour/max(period, time.Minute)))

@@ -105,6 +105,37 @@ func TestSplitBrain(t *testing.T) {
 	}
 }
 
+// TestLeadersCross: the old leader makes the request at the moment at which the
+// new one prepares to make it. Either may go on with it.
+func TestLeadersCross(t *testing.T) {
+	c := newCluster(t)
+	old := c.process("pod-a")
+	old.killAfter = 1
+	if _, err := old.issuer(vaultTLS()).Once(context.Background()); err == nil {
+		t.Fatal("the old leader finished")
+	}
+	slow := c.process("pod-a").issuer(vaultTLS())
+	o, err := slow.observe(context.Background(), slow.certificates[0], c.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	step := k8scsr.Next(o.State, slow.certificates[0].Spec, c.now)
+
+	preparing := c.process("pod-b")
+	preparing.killAfter = 1
+	if _, err := preparing.issuer(vaultTLS()).Once(context.Background()); err == nil {
+		t.Fatal("the new leader finished")
+	}
+	if err := slow.perform(context.Background(), slow.certificates[0], o, step, c.now); err != nil {
+		t.Fatal(err)
+	}
+	s := c.process("pod-b").issuer(vaultTLS())
+	s.once(t)
+	if c.leaf() == nil || len(c.csrs()) != 1 || has(c.csrs()[0], certificatesv1.CertificateDenied) {
+		t.Errorf("leaf %v: %q\n%s", c.leaf(), c.writes, &s.log)
+	}
+}
+
 func TestWaitsForSomebodysApproval(t *testing.T) {
 	c := newCluster(t)
 	s := c.process("pod-a").issuer(vaultTLS(func(c *Certificate) { c.Spec.Approve = false }))
