@@ -122,5 +122,5 @@ func (c *Client) explain(doing, right string, err error) error {
 	case errors.As(err, &answer):
 		return fmt.Errorf("%s: the agent at %s answered %d: %s", doing, c.address, answer.Code, wire.Scrub(answer.Body))
 	}
-	return fmt.Errorf("%s: the agent at %s cannot be reached: %w", doing, c.address, err)
+	return fmt.Errorf("%s: %w", doing, wire.NoAnswer("Consul", "consul", c.address, err))
 }

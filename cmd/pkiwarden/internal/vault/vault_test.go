@@ -362,8 +362,8 @@ func TestLoginErrors(t *testing.T) {
 		want   string
 	}{
 		{400, `invalid role name "pkiwarden"`, `auth/kubernetes has no role "pkiwarden"`},
-		{403, "permission denied", "was rejected for role"},
-		{403, "service account name not authorized", "service account name not authorized"},
+		{403, "permission denied", "either no auth method is mounted at auth/kubernetes (see vault.auth.mount), or Vault rejected the JWT in "},
+		{403, "service account name not authorized", `role "pkiwarden" at auth/kubernetes does not take this service account`},
 		{404, `no handler for route "auth/kubernetes/login". route entry not found.`, "no auth method is mounted at auth/kubernetes"},
 		{503, "Vault is sealed", "is sealed"},
 		{500, "lookup failed: jwt-canary-1", "Vault answered 500: lookup failed: [redacted]"},
@@ -433,7 +433,7 @@ func TestEnvironmentIsIgnored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.step(t.Context()); err == nil || !strings.Contains(err.Error(), "certificate") {
+	if _, err := s.step(t.Context()); err == nil || !strings.Contains(err.Error(), "certificate is not trusted, look at vault.caFile") {
 		t.Errorf("a certificate nobody vouches for: %v, want it refused", err)
 	}
 	if len(v.requests) != 0 {

@@ -90,6 +90,17 @@ func (e *RedirectError) Error() string {
 	return fmt.Sprintf("%s answers with redirect %d to %s, and redirects are not followed; set %s to that address, or to a name that always leads there", e.Server, e.Status, e.Location, e.Setting)
 }
 
+// NoAnswer explains an error that is no answer of the server at an address:
+// that its certificate is not trusted, or that it cannot be reached. section is
+// where its address and CA are configured.
+func NoAnswer(server, section, address string, err error) error {
+	var untrusted *tls.CertificateVerificationError
+	if errors.As(err, &untrusted) {
+		return fmt.Errorf("%s at %s: its certificate is not trusted, look at %s.caFile: %w", server, address, section, err)
+	}
+	return fmt.Errorf("%s at %s cannot be reached: %w", server, address, err)
+}
+
 // RoundTrip implements http.RoundTripper.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	next, err := t.current()
