@@ -648,13 +648,16 @@ func TestRunSchedule(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- b.Run(ctx) }()
 		time.Sleep(21 * time.Second)
+		synctest.Wait()
 		if n := len(b.source.reads); n != 11 {
 			t.Errorf("%d reads in the first 21s, want one every 2s", n)
 		}
 		b.source.put(pair, nil)
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		b.source.reads = nil
 		time.Sleep(10 * time.Minute)
+		synctest.Wait()
 		pauses := map[time.Duration]bool{}
 		for i, at := range b.source.reads[1:] {
 			pause := at.Sub(b.source.reads[i])
@@ -668,6 +671,7 @@ func TestRunSchedule(t *testing.T) {
 		}
 		b.source.put(Pair{}, errors.New("connection refused"))
 		time.Sleep(10 * time.Minute)
+		synctest.Wait()
 		if n := strings.Count(b.log.String(), "connection refused"); n != 1 {
 			t.Errorf("a lasting failure was logged %d times:\n%s", n, b.log)
 		}

@@ -69,11 +69,13 @@ func (s *mountedSource) generation(root *os.Root) (Pair, error) {
 	}
 	defer generation.Close()
 	pair, err := readPair(generation, s.keys)
+	// The kubelet moves the link before it empties the generation: what was read
+	// counts only while the link still names it.
+	if again, _ := root.Readlink(dataLink); again != name {
+		return Pair{}, errRotated
+	}
 	if err != nil {
 		return Pair{}, fmt.Errorf("reading %s: %w", s.directory, err)
-	}
-	if _, err := root.Lstat(name); errors.Is(err, fs.ErrNotExist) {
-		return Pair{}, errRotated // files may have vanished between two reads
 	}
 	if err := complete(pair, s.keys, func() []string { return nil }); err != nil {
 		return Pair{}, fmt.Errorf("%s %w", s.directory, err)
