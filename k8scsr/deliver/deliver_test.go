@@ -42,6 +42,15 @@ func (s *store) put(p Pair, err error) {
 	s.pair, s.err = p, err
 }
 
+// taken returns the reads since it was last called.
+func (s *store) taken() []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	reads := s.reads
+	s.reads = nil
+	return reads
+}
+
 // bench is a Deliverer with everything around it.
 type bench struct {
 	*Deliverer
@@ -649,18 +658,19 @@ func TestRunSchedule(t *testing.T) {
 		go func() { done <- b.Run(ctx) }()
 		time.Sleep(21 * time.Second)
 		synctest.Wait()
-		if n := len(b.source.reads); n != 11 {
+		if n := len(b.source.taken()); n != 11 {
 			t.Errorf("%d reads in the first 21s, want one every 2s", n)
 		}
 		b.source.put(pair, nil)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		b.source.reads = nil
+		b.source.taken()
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		pauses := map[time.Duration]bool{}
-		for i, at := range b.source.reads[1:] {
-			pause := at.Sub(b.source.reads[i])
+		reads := b.source.taken()
+		for i, at := range reads[1:] {
+			pause := at.Sub(reads[i])
 			pauses[pause] = true
 			if pause < 12*time.Second || pause > 18*time.Second {
 				t.Errorf("a pause of %s, want 15s give or take a fifth", pause)
