@@ -62,9 +62,9 @@ func (v *Vault) openCRL(ctx context.Context, r request, form string) (*crlBody, 
 	if resp.StatusCode != http.StatusOK {
 		return fail(fmt.Errorf("%w: status %d", pki.ErrNoCRL, resp.StatusCode))
 	}
-	var list io.Reader = resp.Body
+	var list io.Reader = arriving{resp.Body}
 	if form == FormJSON {
-		if list, err = findString(resp.Body, "data", "crl"); err != nil {
+		if list, err = findString(list, "data", "crl"); err != nil {
 			return fail(err)
 		}
 	}
@@ -72,9 +72,20 @@ func (v *Vault) openCRL(ctx context.Context, r request, form string) (*crlBody, 
 	if _, err := buffered.Peek(1); err == io.EOF {
 		return fail(fmt.Errorf("%w: empty body", pki.ErrNoCRL))
 	} else if err != nil {
-		return fail(fmt.Errorf("%w: %w", pki.ErrUnreachable, err))
+		return fail(err)
 	}
 	return &crlBody{Reader: buffered, body: resp.Body}, nil
+}
+
+// arriving marks errors of the connection as Vault's being out of reach.
+type arriving struct{ io.Reader }
+
+func (a arriving) Read(p []byte) (int, error) {
+	n, err := a.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("%w: %w", pki.ErrUnreachable, err)
+	}
+	return n, err
 }
 
 // crlBody is a list on its way.

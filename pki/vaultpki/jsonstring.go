@@ -43,6 +43,7 @@ func findString(r io.Reader, path ...string) (io.Reader, error) {
 type jsonString struct {
 	in      *bufio.Reader
 	pending []byte // unescaped, to be handed out first
+	one     [1]byte
 	err     error
 }
 
@@ -134,73 +135,84 @@ func (s *jsonString) next() (byte, error) {
 	}
 }
 
-// Read implements io.Reader.
-func (s *jsonString) Read(p []byte) (int, error) {
-	for len(s.pending) == 0 {
-		if s.err != nil {
-			return 0, s.err
+// Read implements io.Reader. It fills p as far as what is buffered goes.
+func (s *jsonString) Read(p []byte) (n int, err error) {
+	for n < len(p) {
+		if len(s.pending) > 0 {
+			copied := copy(p[n:], s.pending)
+			s.pending = s.pending[copied:]
+			n += copied
+			continue
 		}
-		if len(p) == 0 {
-			return 0, nil
+		if s.err != nil {
+			break
+		}
+		if n > 0 && s.in.Buffered() == 0 {
+			return n, nil
 		}
 		if _, err := s.in.Peek(1); err != nil {
 			s.err = unexpected(err)
-			continue
+			break
 		}
-		plain, _ := s.in.Peek(min(s.in.Buffered(), len(p)))
-		if n := copy(p, plain[:ordinary(plain)]); n > 0 {
-			_, err := s.in.Discard(n)
-			return n, err
+		plain, _ := s.in.Peek(min(s.in.Buffered(), len(p)-n))
+		plain = ordinary(plain)
+		n += copy(p[n:], plain)
+		if len(plain) == 0 {
+			s.pending, s.err = s.unescape()
+		} else if _, err := s.in.Discard(len(plain)); err != nil {
+			s.err = err
 		}
-		s.pending, s.err = s.unescape()
 	}
-	n := copy(p, s.pending)
-	s.pending = s.pending[n:]
-	return n, nil
+	if n > 0 || len(p) == 0 {
+		return n, nil
+	}
+	return 0, s.err
 }
 
-// ordinary is the number of leading octets that stand for themselves.
-func ordinary(text []byte) int {
-	for i, c := range text {
-		if c == '"' || c == '\\' || c < ' ' {
-			return i
-		}
+// ordinary is the part of text before the first octet that does not stand for
+// itself. Control characters are passed on: what reads the value judges them.
+func ordinary(text []byte) []byte {
+	if i := bytes.IndexByte(text, '\\'); i >= 0 {
+		text = text[:i]
 	}
-	return len(text)
+	if i := bytes.IndexByte(text, '"'); i >= 0 {
+		text = text[:i]
+	}
+	return text
 }
 
 // unescape consumes the closing quote, or one escape and returns what it
 // stands for.
 func (s *jsonString) unescape() ([]byte, error) {
 	c, err := s.in.ReadByte()
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, unexpected(err)
-	case c == '"':
+	}
+	if c == '"' {
 		return nil, io.EOF
-	case c != '\\':
-		return nil, fmt.Errorf("control character %#02x in a JSON string", c)
 	}
 	if c, err = s.in.ReadByte(); err != nil {
 		return nil, unexpected(err)
 	}
 	switch c {
 	case '"', '\\', '/':
-		return []byte{c}, nil
+		s.one[0] = c
 	case 'b':
-		return []byte{'\b'}, nil
+		s.one[0] = '\b'
 	case 'f':
-		return []byte{'\f'}, nil
+		s.one[0] = '\f'
 	case 'n':
-		return []byte{'\n'}, nil
+		s.one[0] = '\n'
 	case 'r':
-		return []byte{'\r'}, nil
+		s.one[0] = '\r'
 	case 't':
-		return []byte{'\t'}, nil
+		s.one[0] = '\t'
 	case 'u':
 		return s.unescapeUnicode()
+	default:
+		return nil, fmt.Errorf("unknown escape \\%c in a JSON string", c)
 	}
-	return nil, fmt.Errorf("unknown escape \\%c in a JSON string", c)
+	return s.one[:], nil
 }
 
 // unescapeUnicode reads what follows \u, with the second half of a surrogate
