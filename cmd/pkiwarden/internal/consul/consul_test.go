@@ -125,7 +125,7 @@ func TestRedirectsAndContexts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := c.Limits(t.Context()); !matches(err, "redirect 307 to http://10.0.0.1:8500") || !matches(err, "set consul.address") {
+	if _, _, err := c.Limits(t.Context()); !matches(err, "redirects to http://10.0.0.1:8500") || !matches(err, "set consul.address") {
 		t.Errorf("redirect: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

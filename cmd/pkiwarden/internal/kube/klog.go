@@ -11,7 +11,8 @@ import (
 var bridgeOnce sync.Once
 
 // BridgeLog sends what client-go logs to log, once per process; later calls do
-// nothing. Its notices are logged at level debug, its warnings and errors as
+// nothing. It comes before the first use of a client, since klog does not guard
+// its logger. Its notices are logged at level debug, its warnings and errors as
 // they are, and its verbose output never: from V(6) on that holds requests,
 // headers and bodies.
 func BridgeLog(log *slog.Logger) {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -148,7 +149,11 @@ func TestClientIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.Stop()
+	defer func() {
+		w.Stop()
+		for range w.ResultChan() { // until its goroutine has ended
+		}
+	}()
 	select {
 	case _, open := <-w.ResultChan():
 		t.Errorf("watch ended with the timeout of other requests (open %t)", open)
@@ -212,6 +217,7 @@ func TestExplain(t *testing.T) {
 }
 
 func TestBridgeLog(t *testing.T) {
+	bridgeOnce = sync.Once{} // this may not be the test's first run
 	var out bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug - 10}))
 	BridgeLog(log)

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/wire"
+	"github.com/pkiwarden/pkiwarden/pki"
 )
 
 // rejected says whether Vault refused the token itself: a token that is gone
@@ -24,7 +25,7 @@ func rejected(err error) bool {
 func (s *Session) explain(doing string, err error, secrets ...wire.Secret) error {
 	var answer *api.ResponseError
 	if !errors.As(err, &answer) {
-		var redirect *wire.RedirectError
+		var redirect *pki.RedirectError
 		if errors.As(err, &redirect) {
 			return fmt.Errorf("%s: %w", doing, redirect)
 		}

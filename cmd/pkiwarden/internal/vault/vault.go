@@ -3,6 +3,7 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/loop"
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/wire"
+	"github.com/pkiwarden/pkiwarden/pki"
 )
 
 // The ways to log in.
@@ -71,7 +73,7 @@ type Session struct {
 // New makes the client and its session. It sends nothing, reads no file and
 // starts nothing; see [Session.Run].
 //
-// The client does not retry and follows no redirects (see wire.RedirectError),
+// The client does not retry and follows no redirects (they are errors that wrap a pki.RedirectError),
 // and it ignores the environment: VAULT_SKIP_VERIFY is never honoured.
 func New(o Options) (*Session, error) {
 	if err := wire.CheckAddress("vault.address", o.Address); err != nil {
@@ -128,6 +130,9 @@ func (s *Session) connect() error {
 	transport := wire.NewTransport(wire.TransportOptions{
 		Server: "Vault", Setting: "vault.address",
 		CAFile: s.o.CAFile, ServerName: s.o.ServerName,
+		Redirect: func(location string) error {
+			return &pki.RedirectError{Address: s.o.Address, Location: cmp.Or(location, "an address that it does not name")}
+		},
 		Authorize: s.authorize, Observe: s.observe, MaxBody: maxBody,
 		Log: s.log,
 	})

@@ -368,7 +368,7 @@ func TestLoginErrors(t *testing.T) {
 		{503, "Vault is sealed", "is sealed"},
 		{500, "lookup failed: jwt-canary-1", "Vault answered 500: lookup failed: [redacted]"},
 		{429, "request path: rate limit quota exceeded", "limits our rate"},
-		{307, "https://10.0.0.7:8200/v1/auth/kubernetes/login", "redirect 307 to https://10.0.0.7:8200, and redirects are not followed; set vault.address"},
+		{307, "https://10.0.0.7:8200/v1/auth/kubernetes/login", "redirects to https://10.0.0.7:8200: set vault.address"},
 	} {
 		v := newFakeVault(t)
 		v.answer = func(string) (int, string) { return tc.status, tc.body }

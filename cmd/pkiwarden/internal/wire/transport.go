@@ -43,6 +43,9 @@ type TransportOptions struct {
 	ServerName string
 	// Authorize sets the credentials of a request.
 	Authorize func(*http.Request) error
+	// Redirect makes the error of an answer that names another server, which is
+	// "" where it names none. Default: a [RedirectError].
+	Redirect func(location string) error
 	// Observe sees the status of every answer.
 	Observe func(r *http.Request, status int)
 	// MaxBody bounds the answer to a request, in bytes; 0 is no bound, for
@@ -72,6 +75,9 @@ func NewTransport(o TransportOptions) *Transport {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Redirect == nil {
+		o.Redirect = func(location string) error { return &RedirectError{o.Server, o.Setting, location} }
+	}
 	return &Transport{o: o}
 }
 
@@ -79,15 +85,14 @@ func NewTransport(o TransportOptions) *Transport {
 // not carried to an address that nobody configured.
 type RedirectError struct {
 	Server, Setting string
-	Status          int
 	Location        string // scheme, host and port; "" where none was given
 }
 
 func (e *RedirectError) Error() string {
 	if e.Location == "" {
-		return fmt.Sprintf("%s answers with redirect %d to nowhere; set %s to the server that does the work", e.Server, e.Status, e.Setting)
+		return fmt.Sprintf("%s redirects to nowhere; set %s to the server that does the work", e.Server, e.Setting)
 	}
-	return fmt.Sprintf("%s answers with redirect %d to %s, and redirects are not followed; set %s to that address, or to a name that always leads there", e.Server, e.Status, e.Location, e.Setting)
+	return fmt.Sprintf("%s redirects to %s, and redirects are not followed: set %s to that address, or to a name that always leads there", e.Server, e.Location, e.Setting)
 }
 
 // NoAnswer explains an error that is no answer of the server at an address:
@@ -124,7 +129,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 && resp.StatusCode != http.StatusNotModified {
 		_ = resp.Body.Close()
-		return nil, &RedirectError{t.o.Server, t.o.Setting, resp.StatusCode, origin(resp)}
+		return nil, t.o.Redirect(origin(resp))
 	}
 	limit := int64(0)
 	if t.o.MaxBody != nil {
