@@ -50,6 +50,20 @@ const (
 	defaultMaxEntrySize = 1 << 20
 )
 
+// Validate says which of the values no storage can have.
+func (s Storage) Validate() error {
+	for name, n := range map[string]int64{
+		"kv_max_value_size": s.Consul.KVMaxValueSize, "txn_max_req_len": s.Consul.TxnMaxReqLen,
+		"max_entry_size": s.Raft.MaxEntrySize, "key length": int64(s.KeyBytes),
+	} {
+		if n < 0 {
+			return fmt.Errorf("%s is %d, want a number of bytes", name, n)
+		}
+	}
+	_, err := writesTransactions(s.VaultVersion)
+	return err
+}
+
 // Limit is the size of the largest DER list that this storage accepts: exact
 // for consul, raft, dynamodb and azure.
 func (s Storage) Limit() Limit {

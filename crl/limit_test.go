@@ -109,3 +109,22 @@ func TestLimitEntries(t *testing.T) {
 		}
 	}
 }
+
+func TestStorageValidate(t *testing.T) {
+	for _, c := range []struct {
+		storage Storage
+		want    string
+	}{
+		{Storage{}, ""},
+		{Storage{Backend: "consul", VaultVersion: "v1.15.0+ent"}, ""},
+		{Storage{VaultVersion: "1.15"}, `Vault version "1.15" is not of the form 1.21.4`},
+		{Storage{VaultVersion: "1.x.0"}, `Vault version "1.x.0" is not of the form 1.21.4`},
+		{Storage{Raft: RaftLimits{MaxEntrySize: -1}}, "max_entry_size is -1, want a number of bytes"},
+		{Storage{Consul: ConsulLimits{TxnMaxReqLen: -1}}, "txn_max_req_len is -1, want a number of bytes"},
+	} {
+		err := c.storage.Validate()
+		if c.want == "" && err != nil || c.want != "" && (err == nil || err.Error() != c.want) {
+			t.Errorf("%+v: %v, want %q", c.storage, err, c.want)
+		}
+	}
+}

@@ -11,9 +11,14 @@ import (
 const (
 	pemBegin = "-----BEGIN "
 	pemDash  = "-----"
-	pemStart = "-----BEGIN X509 CRL-----"
-	pemEnd   = "-----END X509 CRL-----"
 )
+
+// pemEnds is the line that ends a list by the line that begins it. The label
+// CRL is rare (RFC 7468 section 6).
+var pemEnds = map[string]string{
+	"-----BEGIN X509 CRL-----": "-----END X509 CRL-----",
+	"-----BEGIN CRL-----":      "-----END CRL-----",
+}
 
 // looksLikeDER tells DER from PEM with text before it. Text begins with the
 // tag of a SEQUENCE where its first character is 0.
@@ -40,6 +45,7 @@ type pemReader struct {
 	err        error // that src ended with
 
 	state   pemState
+	endLine string // of the list's block
 	midLine bool   // the next piece does not begin a line
 	other   string // label of the first block that is not a list
 	carry   []byte // base64 short of a group of four
@@ -140,11 +146,11 @@ func (p *pemReader) take(piece []byte, at int64, whole bool) error {
 		return p.endOfBody(piece, at)
 	case p.state == pemBody:
 		return p.body(piece, at)
-	case boundary && string(piece) == pemStart:
+	case boundary && pemEnds[string(piece)] != "":
 		if p.state == pemDone {
 			return &SyntaxError{PEM: true, Offset: at, Want: "one list", Got: "a second PEM block X509 CRL", Rule: ruleOneList}
 		}
-		p.state = pemBody
+		p.state, p.endLine = pemBody, pemEnds[string(piece)]
 	case boundary && p.other == "" && bytes.HasPrefix(piece, []byte(pemBegin)) && len(piece) < 80:
 		p.other = string(bytes.TrimSuffix(piece[len(pemBegin):], []byte(pemDash)))
 	}
@@ -152,8 +158,8 @@ func (p *pemReader) take(piece []byte, at int64, whole bool) error {
 }
 
 func (p *pemReader) endOfBody(piece []byte, at int64) error {
-	if string(piece) != pemEnd {
-		return &SyntaxError{PEM: true, Offset: at, Want: pemEnd, Got: quote(piece)}
+	if string(piece) != p.endLine {
+		return &SyntaxError{PEM: true, Offset: at, Want: p.endLine, Got: quote(piece)}
 	}
 	if len(p.carry) > 0 {
 		return &SyntaxError{PEM: true, Offset: at, Want: "base64 in groups of four characters", Got: fmt.Sprintf("%d left over", len(p.carry))}
@@ -173,7 +179,7 @@ func (p *pemReader) body(piece []byte, at int64) error {
 		piece = bytes.Join(bytes.Fields(piece), nil)
 	}
 	if p.padded && len(piece) > 0 {
-		return &SyntaxError{PEM: true, Offset: at, Want: pemEnd + " after the padding", Got: quote(piece)}
+		return &SyntaxError{PEM: true, Offset: at, Want: p.endLine + " after the padding", Got: quote(piece)}
 	}
 	if len(p.carry) > 0 {
 		n := min(4-len(p.carry), len(piece))
@@ -188,7 +194,7 @@ func (p *pemReader) body(piece []byte, at int64) error {
 			return err
 		}
 		if p.padded && len(piece) > 0 {
-			return &SyntaxError{PEM: true, Offset: at, Want: pemEnd + " after the padding", Got: quote(piece)}
+			return &SyntaxError{PEM: true, Offset: at, Want: p.endLine + " after the padding", Got: quote(piece)}
 		}
 	}
 	groups := len(piece) &^ 3
@@ -224,7 +230,7 @@ func (p *pemReader) ended() error {
 	case pemDone:
 		return io.EOF
 	case pemBody:
-		return &SyntaxError{PEM: true, Offset: at, Want: pemEnd, Got: "the end of the input"}
+		return &SyntaxError{PEM: true, Offset: at, Want: p.endLine, Got: "the end of the input"}
 	}
 	got := "neither"
 	switch {

@@ -206,10 +206,6 @@ func compare(t *testing.T, der []byte, s Summary) {
 			}
 		}
 	}
-	var rdns pkix.RDNSequence
-	if _, err := asn1.Unmarshal(want.RawIssuer, &rdns); err != nil {
-		t.Fatal(err)
-	}
 	check := func(what string, got, want any) {
 		t.Helper()
 		if fmt.Sprint(got) != fmt.Sprint(want) {
@@ -218,7 +214,12 @@ func compare(t *testing.T, der []byte, s Summary) {
 	}
 	check("Bytes", s.Bytes, len(want.Raw))
 	check("Version", s.Version, 2)
-	check("Issuer", s.Issuer, rdns.String())
+	// encoding/asn1 reads fewer string types than crypto/x509, and two of them
+	// in another way.
+	var rdns pkix.RDNSequence
+	if _, err := asn1.Unmarshal(want.RawIssuer, &rdns); err == nil && !bytes.ContainsAny(want.RawIssuer, "\x14\x1e") {
+		check("Issuer", s.Issuer, rdns.String())
+	}
 	check("RawIssuer", s.RawIssuer, want.RawIssuer)
 	check("Number", s.Number, want.Number)
 	check("AuthorityKeyID", s.AuthorityKeyID, want.AuthorityKeyId)

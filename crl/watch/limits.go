@@ -62,6 +62,9 @@ func NewLimits(o LimitOptions) (*RunningLimits, error) {
 	if o.Bytes == 0 && o.Storage.Backend == "" && o.Vault == nil {
 		return nil, errors.New("making limits: neither a limit nor a Vault to read it from")
 	}
+	if err := o.Storage.Validate(); err != nil {
+		return nil, fmt.Errorf("making limits: %w", err)
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
