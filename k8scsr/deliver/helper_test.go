@@ -228,6 +228,16 @@ func start(t *testing.T, executable, role string, args ...string) *child {
 	return c
 }
 
+// signals waits until the server has told of a signal, and of those that came
+// with it; it gives up after five seconds.
+func (c *child) signals() int32 {
+	for end := time.Now().Add(5 * time.Second); c.hups.Load() == 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(50 * time.Millisecond)
+	return c.hups.Load()
+}
+
 // alive reports whether the process has not ended.
 func (c *child) alive() bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.Process.Pid))
