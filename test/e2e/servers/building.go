@@ -90,12 +90,7 @@ func (b build) compile(ctx context.Context, report *progress, position string, t
 // run runs the go command in the nested module. Its error carries the last
 // lines of what the command said.
 func (b build) run(ctx context.Context, stdout, stderr func(line string), args ...string) error {
-	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Dir = b.module
-	// A GOFLAGS or a workspace of the caller's would change what is built.
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 10 * time.Second
+	cmd := goCommand(ctx, b.module, args...)
 	out, outWriter := io.Pipe()
 	errs, errWriter := io.Pipe()
 	cmd.Stdout, cmd.Stderr = outWriter, errWriter
@@ -122,6 +117,18 @@ func (b build) run(ctx context.Context, stdout, stderr func(line string), args .
 		return fmt.Errorf("running go %s in %s: %w\n%s", args[0], b.module, err, strings.Join(tail, "\n"))
 	}
 	return nil
+}
+
+// goCommand is the go command in a folder, for static programs. When ctx ends
+// it may still end its compilers.
+func goCommand(ctx context.Context, dir string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = dir
+	// A GOFLAGS or a workspace of the caller's would change what is built.
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 10 * time.Second
+	return cmd
 }
 
 func eachLine(r io.Reader, do func(string)) {

@@ -206,3 +206,20 @@ func TestKeep(t *testing.T) {
 		t.Errorf("the folder to keep: %v", err)
 	}
 }
+
+func TestBuildPkiwarden(t *testing.T) {
+	s := newSet(t)
+	ctx := within(t, 10*time.Minute)
+	path, err := s.BuildPkiwarden(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Run(ctx, ProgramOptions{Path: path, Args: []string{"version"}})
+	if err != nil || got.ExitCode != 0 || !strings.Contains(got.Stdout, "pkiwarden") {
+		t.Errorf("pkiwarden version: %+v, %v", got, err)
+	}
+	again, err := s.BuildPkiwarden(ctx)
+	if err != nil || again != path {
+		t.Errorf("built again: %s, %v; want %s", again, err, path)
+	}
+}

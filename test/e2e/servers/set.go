@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -187,8 +186,8 @@ func (s *Set) find(ctx context.Context, names ...string) (map[string]string, err
 	return Find(ctx, s.options, names...)
 }
 
-// BuildPkiwarden builds the product's own program from this checkout into the
-// Set's folder and returns its path. Later calls of the same Set return the
+// BuildPkiwarden builds the product's own program from this checkout, static
+// as it is shipped, into the Set's folder and returns its path. Later calls of the same Set return the
 // same file.
 func (s *Set) BuildPkiwarden(ctx context.Context) (string, error) {
 	s.building.Lock()
@@ -202,10 +201,13 @@ func (s *Set) BuildPkiwarden(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("building pkiwarden: %w", err)
 	}
 	start := time.Now()
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", path, "./cmd/pkiwarden")
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
+	stop := s.report.counting(func() string { return "pkiwarden: building" })
+	out, err := goCommand(ctx, root, "build", "-trimpath", "-buildvcs=false", "-o", path, "./cmd/pkiwarden").CombinedOutput()
+	stop()
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
 		return "", fmt.Errorf("building pkiwarden: %w\n%s", err, lastLines(string(out), logTail))
 	}
 	s.report.line("pkiwarden: built in %s", time.Since(start).Round(100*time.Millisecond))
