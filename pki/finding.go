@@ -179,7 +179,7 @@ func olderThanTidy(o Observation) (string, bool) {
 		return "", false
 	}
 	oldest := slices.MinFunc(lists, func(a, b CRL) int { return a.Summary.ThisUpdate.Compare(b.Summary.ThisUpdate) })
-	if !oldest.Summary.ThisUpdate.Before(s.StartedAt.Truncate(time.Second)) {
+	if !oldest.Summary.ThisUpdate.Before(s.StartedAt.Truncate(time.Second)) || !oldest.MeasuredAt.After(s.FinishedAt) {
 		return "", false
 	}
 	return fmt.Sprintf("the run of %s deleted %d revocations; the CRL of issuer %s is of %s, with %d entries",

@@ -15,6 +15,8 @@ func TestFindings(t *testing.T) {
 	quiet := ca.list(t, 0, 0, batch{10, hour})
 	ripeUnknown := ca.list(t, 0, 0, batch{10, 200 * hour})
 	stale := ca.list(t, 3*days, 0, batch{10, 4 * days})
+	before := stale
+	before.MeasuredAt = now.Add(-2*days - time.Second)
 	full := ca.list(t, 0, 2000, batch{50, hour})
 	fullRipe := ca.list(t, 0, 2000, batch{50, 200 * hour})
 
@@ -45,6 +47,7 @@ func TestFindings(t *testing.T) {
 		{"refused", quiet, last(pki.Run{Outcome: pki.OutcomeRefused, Explanation: `needs capability "update" on path "pki/tidy"`}), "tidy-failed", pki.Warning, `"pki/tidy"`},
 		{"interrupted", quiet, last(pki.Run{Outcome: pki.OutcomeInterrupted, EndedAt: now.Add(-days)}), "", "", ""},
 		{"stale list", stale, func(o *pki.Observation, _ *pki.Policy) { deleted(o) }, "tidy-stale-crl", pki.Critical, "deleted 5 revocations; the CRL of issuer root is of 2026-02-26T12:00:00Z, with 10 entries"},
+		{"old list, measured before the run ended", before, func(o *pki.Observation, _ *pki.Policy) { deleted(o) }, "", "", ""},
 		{"old list, nothing deleted", stale, nil, "", "", ""},
 		{"list after the run", quiet, func(o *pki.Observation, _ *pki.Policy) { deleted(o) }, "", "", ""},
 		{"rotation needed", stale, func(o *pki.Observation, p *pki.Policy) {

@@ -62,6 +62,9 @@ func decide(o Observation, p Policy, e Estimate, now time.Time) Decision {
 		if at, why := earliest(o, p); now.Before(at) {
 			return wait(at, "%s; held back until %s: %s", reason, instant(at), why)
 		}
+		if a := o.AutoTidy; a != nil && a.Enabled {
+			reason += fmt.Sprintf("; the run postpones the mount's own auto-tidy, which is due every %s", a.Interval)
+		}
 		return Decision{Verdict: RunNow, Reason: reason}
 	}
 	if over, share := e.overShare(p.Trigger.LimitShare); over != nil && e.High == 0 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -146,26 +147,26 @@ func TestTidyInterrupted(t *testing.T) {
 func TestTidyPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		var down bool
+		var down atomic.Bool
 		w.vault.Before = func(string, pki.Mount) error {
-			if down {
+			if down.Load() {
 				return pki.ErrUnreachable
 			}
 			return nil
 		}
 		go func() {
 			time.Sleep(5 * time.Second)
-			down = true
+			down.Store(true)
 			w.vault.Change(func(_ *pki.Health, mounts []*tidiertest.Mount) { mounts[0].Forget() })
 			time.Sleep(2 * time.Minute)
-			down = false
+			down.Store(false)
 		}()
 		_, err := w.instance("job").Tidy(t.Context(), tidier.Request{Wait: true})
 		if got := text(err); !strings.Contains(got, "interrupted: Vault forgot the run") {
 			t.Errorf("error %q", got)
 		}
 
-		down = true
+		down.Store(true)
 		if _, err := w.instance("job").Tidy(t.Context(), tidier.Request{Wait: true}); !errors.Is(err, pki.ErrUnreachable) {
 			t.Errorf("unreachable: %v", err)
 		}

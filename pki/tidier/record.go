@@ -57,7 +57,7 @@ func (t *Tidier) load(ctx context.Context, v *view) error {
 	if data != nil {
 		record = pki.Record{}
 		if err := json.Unmarshal(data, &record); err != nil {
-			return fmt.Errorf("reading tidy record of mount %s: decoding state %q: %w", v.mount.Name(), v.key, err)
+			return fmt.Errorf("reading tidy record of mount %s: decoding state %q (delete the key to begin anew): %w", v.mount.Name(), v.key, err)
 		}
 		if record.Version != pki.RecordVersion {
 			return fmt.Errorf("reading tidy record of mount %s: state %q has version %d, this pkiwarden knows version %d: run one version only, or delete the key",

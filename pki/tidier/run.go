@@ -214,7 +214,11 @@ func (t *Tidier) advanceRunning(ctx context.Context, v *view, run pki.Run) error
 		run.Step = pki.StepRotating
 	}
 	t.take(&run)
-	t.log.Info("tidy has ended", "mount", v.mount.Name(), "state", run.State, "deleted", status.RevokedDeleted, "error", run.Error)
+	ended := t.log.With("mount", v.mount.Name(), "state", run.State, "error", run.Error)
+	if run.Deleted != nil {
+		ended = ended.With("deleted", *run.Deleted)
+	}
+	ended.Info("tidy has ended")
 	if err := t.saveRun(ctx, v, run); err != nil {
 		return err
 	}
