@@ -56,11 +56,12 @@ type cluster struct {
 	keysUsed map[string]string // public key to CSR name, ever
 	lastEnd  time.Time         // NotAfter of the live pair, ever rising while it is good
 	mayOpen  int               // how many requests may be open at once
+	before   map[string]func() // runs once, just before a call of this kind is served
 }
 
 func newCluster(t *testing.T) *cluster {
 	c := &cluster{t: t, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), objects: map[string]metav1.Object{},
-		missing: map[string]bool{}, denied: map[string]bool{}, keysUsed: map[string]string{}, ca: newAuthority(t), mayOpen: 1}
+		missing: map[string]bool{}, denied: map[string]bool{}, keysUsed: map[string]string{}, ca: newAuthority(t), mayOpen: 1, before: map[string]func(){}}
 	c.sign = c.issue
 	c.put(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "vault", Name: "ca"}, Data: map[string]string{"ca.crt": string(c.ca.pem)}})
 	return c
@@ -109,6 +110,10 @@ func (c *cluster) serve(a clienttesting.Action, pod string) (runtime.Object, err
 	full := resource
 	if a.GetSubresource() != "" {
 		full += "/" + a.GetSubresource()
+	}
+	if f := c.before[a.GetVerb()+" "+full]; f != nil {
+		delete(c.before, a.GetVerb()+" "+full)
+		f()
 	}
 	gr := schema.GroupResource{Group: a.GetResource().Group, Resource: full}
 	if c.denied[a.GetVerb()+" "+full] {

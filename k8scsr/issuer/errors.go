@@ -100,10 +100,13 @@ func (i *Issuer) namespaceOf(ctx context.Context, namespace string, err error) e
 	return err
 }
 
-// changedMeanwhile tells a write that lost against somebody else's: observe
-// again and decide anew.
+// errChanged is an observation whose parts are not of one time.
+var errChanged = errors.New("changed while it was observed")
+
+// changedMeanwhile tells an observation or a write that lost against somebody
+// else's write: observe again and decide anew.
 func changedMeanwhile(err error) bool {
-	return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
+	return errors.Is(err, errChanged) || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
 }
 
 // findingOf is an error as a finding. What could not be determined is unknown,

@@ -136,6 +136,28 @@ func TestLeadersCross(t *testing.T) {
 	}
 }
 
+// TestAttemptBeginsWhileObserving lets another instance begin, or finish, an
+// attempt between two reads of an observation. It is neither denied nor doubled.
+func TestAttemptBeginsWhileObserving(t *testing.T) {
+	for _, call := range []string{"get secrets", "get configmaps", "create selfsubjectreviews", "list certificatesigningrequests", "create secrets"} {
+		for writes := -1; writes <= 5; writes++ {
+			t.Run(fmt.Sprintf("%s/%d", strings.ReplaceAll(call, " ", "_"), writes), func(t *testing.T) {
+				c := newCluster(t)
+				c.before[call] = func() {
+					other := c.process("pod-b")
+					other.killAfter = writes
+					other.issuer(vaultTLS()).Once(context.Background())
+				}
+				s := c.process("pod-a").issuer(vaultTLS())
+				s.once(t)
+				if c.leaf() == nil || len(c.csrs()) != 1 || has(c.csrs()[0], certificatesv1.CertificateDenied) {
+					t.Errorf("leaf %v: %q\n%s", c.leaf(), c.writes, &s.log)
+				}
+			})
+		}
+	}
+}
+
 func TestWaitsForSomebodysApproval(t *testing.T) {
 	c := newCluster(t)
 	s := c.process("pod-a").issuer(vaultTLS(func(c *Certificate) { c.Spec.Approve = false }))
@@ -252,7 +274,7 @@ func TestPermissionsAndNamespace(t *testing.T) {
 		rule    string
 		says    string
 	}{
-		"get secret":                   {"get secrets", false, k8scsr.RulePermission, `permission denied: needs verb "get" on secrets in namespace "vault" with name "vault-tls"`},
+		"get secret":                   {"get secrets", false, k8scsr.RulePermission, `permission denied: needs verb "get" on secrets in namespace "vault" with name "vault-tls-next"`},
 		"create":                       {"create secrets", false, k8scsr.RulePermission, `permission denied: needs verb "create" on secrets in namespace "vault" with name "vault-tls-next"`},
 		"request":                      {"create certificatesigningrequests", false, k8scsr.RulePermission, `permission denied: needs verb "create" on certificatesigningrequests`},
 		"approve":                      {"update certificatesigningrequests/approval", false, k8scsr.RulePermission, `needs verb "update" on certificatesigningrequests/approval`},

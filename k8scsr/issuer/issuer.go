@@ -219,6 +219,9 @@ func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, f
 	for range maxSteps {
 		now := i.now()
 		o, err := i.observe(ctx, c, now)
+		if errors.Is(err, errChanged) {
+			continue
+		}
 		if err != nil {
 			return time.Time{}, nil, err
 		}

@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -34,16 +35,20 @@ type observation struct {
 
 // observe reads everything that the next step depends on, live: every GET is a
 // quorum read, nothing comes from a cache.
+//
+// NAME-next is read first. Whoever begins an attempt writes it first, so a write
+// to it that succeeds proves that nobody else began one since, and that all the
+// rest was read after the last one ended.
 func (i *Issuer) observe(ctx context.Context, c *Certificate, now time.Time) (*observation, error) {
 	o := &observation{csrs: map[string]*certificatesv1.CertificateSigningRequest{}}
 	var err error
+	if o.next, err = i.getSecret(ctx, c.Namespace, c.nextName()); err != nil {
+		return nil, err
+	}
 	if o.live, err = i.getSecret(ctx, c.Namespace, c.Secret); err != nil {
 		return nil, err
 	}
 	o.Live = c.readLive(o.live)
-	if o.next, err = i.getSecret(ctx, c.Namespace, c.nextName()); err != nil {
-		return nil, err
-	}
 	o.hinder(c.liveObstacle(o.live))
 	o.hinder(c.nextObstacle(o.next))
 
@@ -105,6 +110,23 @@ func (i *Issuer) observeRequests(ctx context.Context, c *Certificate, o *observa
 		if r := condense(&list.Items[n]); o.Identity.Account(r.Requester) {
 			o.Others = append(o.Others, o.remember(&list.Items[n]))
 		}
+	}
+	return i.checkOrphans(ctx, c, o)
+}
+
+// checkOrphans makes sure that open requests are left over from an earlier
+// attempt, not part of one that another instance began while we observed: those
+// must not be denied.
+func (i *Issuer) checkOrphans(ctx context.Context, c *Certificate, o *observation) error {
+	if !slices.ContainsFunc(o.Others, k8scsr.Request.Open) {
+		return nil
+	}
+	again, err := i.getSecret(ctx, c.Namespace, c.nextName())
+	if err != nil {
+		return err
+	}
+	if (again == nil) != (o.next == nil) || again != nil && again.ResourceVersion != o.next.ResourceVersion {
+		return errChanged
 	}
 	return nil
 }
