@@ -26,7 +26,7 @@ type instance struct {
 	log      *slog.Logger
 	build    buildInfo
 	cluster  *cluster
-	registry prometheus.Registerer // adds the prefix
+	registry prometheus.Registerer
 	loops    *loop.Metrics
 	metrics  *ops.Metrics
 	ops      *ops.Server
@@ -41,15 +41,17 @@ func newInstance(a *app, log *slog.Logger, cfg *config.Config) (*instance, error
 	i := &instance{cfg: cfg, log: log, build: readBuild()}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	i.registry = prometheus.WrapRegistererWithPrefix(metricPrefix, registry)
+	i.registry = registry
+	// The domains' series carry their full names; the machinery's get theirs here.
+	own := prometheus.WrapRegistererWithPrefix(metricPrefix, registry)
 	var err error
-	if i.loops, err = loop.NewMetrics(i.registry); err != nil {
+	if i.loops, err = loop.NewMetrics(own); err != nil {
 		return nil, err
 	}
-	if i.metrics, err = ops.NewMetrics(i.registry, i.build.Version, i.build.Commit); err != nil {
+	if i.metrics, err = ops.NewMetrics(own, i.build.Version, i.build.Commit); err != nil {
 		return nil, err
 	}
-	if i.findings, err = ops.NewFindings(i.registry, log); err != nil {
+	if i.findings, err = ops.NewFindings(own, log); err != nil {
 		return nil, err
 	}
 	if i.cluster, err = newCluster(a, log, cfg); err != nil {
@@ -77,7 +79,7 @@ func (i *instance) addDeliveries() ([]ops.Check, error) {
 			return nil, err
 		}
 		l, err := loop.New(loop.Options{
-			Name: "deliver-" + d.Certificate, Interval: time.Minute, OnceUntil: deliverer.OnceUntil,
+			Name: "deliver-" + d.Certificate, Interval: 15 * time.Second, Jitter: 3 * time.Second, OnceUntil: deliverer.OnceUntil,
 			Log: i.log, Metrics: i.loops,
 		})
 		if err != nil {

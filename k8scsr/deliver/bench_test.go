@@ -105,7 +105,7 @@ func (b *bench) metric(t *testing.T, address string) string {
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			labels := m.GetLabel()
-			if f.GetName() != "certificate_served" || labels[1].GetValue() != "vault-server" {
+			if f.GetName() != "pkiwarden_certificate_served" || labels[1].GetValue() != "vault-server" {
 				t.Fatalf("unexpected metric %s %v", f.GetName(), labels)
 			}
 			if labels[0].GetValue() == address {

@@ -41,7 +41,7 @@ type Options struct {
 	Interval time.Duration
 
 	Log        *slog.Logger          // default: slog.Default()
-	Registerer prometheus.Registerer // default: none. It adds the names' prefix
+	Registerer prometheus.Registerer // default: none
 	Now        func() time.Time      // default: time.Now
 	// Report is given the whole current set of findings after each pass.
 	Report func([]k8scsr.Finding)
@@ -139,7 +139,7 @@ func newDeliverer(o Options) (*Deliverer, error) {
 // this process registered.
 func servedGauge(r prometheus.Registerer) (*prometheus.GaugeVec, error) {
 	gauge := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "certificate_served",
+		Name: "pkiwarden_certificate_served",
 		Help: "Whether the listener presents the stored leaf: 1 or 0; absent while unknown.",
 	}, []string{"certificate", "address"})
 	if r == nil {
