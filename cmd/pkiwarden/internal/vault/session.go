@@ -234,7 +234,8 @@ func (s *Session) login(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("logging in to Vault: %w", err)
 	}
-	r := s.client.NewRequest("POST", "/v1/auth/"+s.o.Auth.Mount+"/login")
+	r := s.client.NewRequest("POST", authPath+s.o.Auth.Mount+"/login")
+	r.ClientToken = ""
 	if err := r.SetJSONBody(map[string]string{"role": s.o.Auth.Role, "jwt": jwt.Reveal()}); err != nil {
 		return fmt.Errorf("logging in to Vault: %w", err)
 	}

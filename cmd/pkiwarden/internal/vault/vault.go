@@ -145,27 +145,30 @@ func (s *Session) connect() error {
 	}
 	return wire.WithoutEnviron("VAULT_", func() (err error) {
 		s.client, err = api.NewClient(config)
-		if err == nil && s.o.Namespace != "" {
+		if err != nil {
+			return err
+		}
+		s.client.SetToken(placeholder)
+		if s.o.Namespace != "" {
 			s.client.SetNamespace(s.o.Namespace)
 		}
-		return err
+		return nil
 	})
 }
 
 const authPath = "/v1/auth/"
 
-// isLogin tells the requests that carry no token.
-func isLogin(r *http.Request) bool {
-	return strings.HasPrefix(r.URL.Path, authPath) && strings.HasSuffix(r.URL.Path, "/login")
-}
+// placeholder stands for the token in the client and its copies, which
+// therefore never hold one, let alone one that is out of date.
+const placeholder = "token-of-the-session"
 
-// authorize puts the current token on a request as it leaves, so that copies of
-// the client, for another namespace, never hold one that is out of date.
+// authorize puts the current token in the place of the placeholder as a request
+// leaves. A request without one is meant to carry none.
 func (s *Session) authorize(r *http.Request) error {
-	r.Header.Del(api.AuthHeaderName)
-	if isLogin(r) {
+	if r.Header.Get(api.AuthHeaderName) == "" {
 		return nil
 	}
+	r.Header.Del(api.AuthHeaderName)
 	if token := s.current(); token != "" {
 		r.Header.Set(api.AuthHeaderName, token.Reveal())
 	}
@@ -189,10 +192,11 @@ func maxBody(r *http.Request) int64 {
 	return 0
 }
 
-// Client returns the shared client. Its requests carry whatever token the
-// session holds when they are sent, and so do those of its copies
-// (WithNamespace); SetToken on them has no effect. Until the session is ready
-// they carry none. Do not use Clone: it reads the environment.
+// Client returns the shared client. Its requests, and those of its copies
+// (WithNamespace), carry whatever token the session holds when they are sent:
+// what Token returns is a placeholder for it. Until the session is ready, and
+// where a request's ClientToken is emptied, they carry none. Do not use Clone:
+// it reads the environment.
 func (s *Session) Client() *api.Client { return s.client }
 
 // Run logs in and keeps the session alive until ctx ends, whatever state Vault

@@ -171,8 +171,9 @@ func near(t *testing.T, what string, at time.Time, want time.Duration) {
 func TestKubernetesLogin(t *testing.T) {
 	v := newFakeVault(t)
 	s, log := newSession(t, v, Auth{})
-	if got := s.current(); got != "" {
-		t.Fatal("a token before the login")
+	copied := s.Client().WithNamespace("team") // before the login
+	if _, err := s.Client().Sys().ListMountsWithContext(t.Context()); err == nil || v.count("/sys/mounts "+placeholder) != 0 {
+		t.Errorf("before the login: %v, requests %v", err, v.requests)
 	}
 	next := step(t, s)
 	near(t, "next step", next, maxStep)
@@ -180,8 +181,15 @@ func TestKubernetesLogin(t *testing.T) {
 	if _, err := s.Client().Sys().ListMountsWithContext(t.Context()); err != nil {
 		t.Errorf("listing mounts: %v", err)
 	}
-	// A copy for another namespace follows the session's token too.
-	copied := s.Client().WithNamespace("team")
+	public := s.Client().NewRequest("GET", "/v1/sys/seal-status")
+	public.ClientToken = ""
+	if _, err := s.Client().RawRequestWithContext(t.Context(), public); err == nil { // the fake wants a token everywhere
+		t.Error("a public request: no error")
+	}
+	if v.requests[len(v.requests)-1] != "GET /v1/sys/seal-status " {
+		t.Errorf("requests %v: a public one carried a token", v.requests)
+	}
+	s.set(s.current()) // no longer suspect
 
 	// The lease's first half is over: it is renewed, not replaced.
 	s.lease.renewAt = time.Now()
