@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pkiwarden/pkiwarden/crl"
+)
+
+func newCRLCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "crl",
+		Short: "Look into a CRL, and at how large one may become",
+		Example: `  pkiwarden crl inspect crl.pem
+  pkiwarden crl limit --backend raft`,
+	}
+	cmd.AddCommand(newCRLInspectCmd(a), newCRLLimitCmd(a))
+	return cmd
+}
+
+// inspection is what `crl inspect` was asked for.
+type inspection struct {
+	source   string
+	issuer   string // file of the issuer's certificate, "" without
+	limit    int64
+	maxBytes int64
+	timeout  time.Duration
+}
+
+func newCRLInspectCmd(a *app) *cobra.Command {
+	var i inspection
+	cmd := &cobra.Command{
+		Use:   "inspect FILE|URL|-",
+		Short: "Check that a CRL is whole and valid, and show what is on it",
+		Long: `Inspect reads one CRL, in DER or in PEM with any text around it, from a file, an
+http or https URL or standard input (-), in memory that does not grow with it.
+
+It is refused unless it is one whole CRL of RFC 5280 in DER. With --issuer its
+signature is verified as well.
+
+Exit codes: 0 valid; 2 not a valid CRL, or not signed by the issuer given;
+3 the source could not be read, or the signature is of a kind that is not
+verified (Ed25519); 64 wrong usage.`,
+		Example: `  pkiwarden crl inspect /var/lib/crl/pki.crl
+  pkiwarden crl inspect --issuer ca.pem -o json https://vault.example:8200/v1/pki/crl
+  vault read -field=crl pki/issuer/default/crl | pkiwarden crl inspect --limit 1048445 -`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			i.source = args[0]
+			if i.limit < 0 || i.maxBytes < 1 || i.timeout <= 0 {
+				return usageError(cmd, errors.New("--limit, --max-bytes and --timeout take positive values"))
+			}
+			return inspectCRL(cmd, a, i)
+		},
+	}
+	cmd.Flags().StringVar(&i.issuer, "issuer", "", "verify the signature with this certificate `CERT.pem`")
+	cmd.Flags().Int64Var(&i.limit, "limit", 0, "show the size against a limit of `N` bytes (see crl limit)")
+	cmd.Flags().Int64Var(&i.maxBytes, "max-bytes", crl.DefaultMaxBytes, "refuse a CRL of more than `N` bytes")
+	cmd.Flags().DurationVar(&i.timeout, "timeout", time.Minute, "give up on a URL after this `TIME`")
+	return cmd
+}
+
+// inspectCRL reads the list, prints it, and returns what is wrong with its
+// signature.
+func inspectCRL(cmd *cobra.Command, a *app, i inspection) error {
+	issuer, err := readCertificate(cmd, i.issuer)
+	if err != nil {
+		return err
+	}
+	summary, err := scanSource(cmd, a, i)
+	if err != nil {
+		return err
+	}
+	v := verdict{}
+	if issuer != nil {
+		v.issuer, v.err = issuer, summary.Verify(issuer)
+	}
+	if a.output == outputJSON {
+		err = json.NewEncoder(a.stdout).Encode(inspectJSON(i.source, summary, v))
+	} else {
+		err = writeInspection(a.stdout, i, summary, v, a.now())
+	}
+	if err != nil || v.err == nil {
+		return err
+	}
+	code := exitCritical
+	if errors.Is(v.err, crl.ErrNotVerifiable) {
+		code = exitUnknown
+	}
+	return &exitError{code: code, err: fmt.Errorf("%s: %w", i.source, v.err)}
+}
+
+func newCRLLimitCmd(a *app) *cobra.Command {
+	var s crl.Storage
+	cmd := &cobra.Command{
+		Use:   "limit",
+		Short: "Tell how large a CRL Vault's storage accepts",
+		Long: `Limit tells the size in DER of the largest CRL that Vault can still store: exactly
+for consul, raft, dynamodb and azure. Other backends have no limit, or one that
+is set where Vault does not know it; the rule then says which.
+
+Without --backend it reads the running Vault, and Consul where Vault's data is
+there, as the configuration says.`,
+		Example: `  pkiwarden crl limit
+  pkiwarden crl limit --backend consul --kv-max-value-size 1048576 --txn-max-req-len 2097152
+  pkiwarden crl limit --backend consul --vault-version 1.13.0
+  pkiwarden crl limit --backend raft --max-entry-size 4194304 -o json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkLimitFlags(cmd, s); err != nil {
+				return usageError(cmd, err)
+			}
+			return printLimit(cmd.Context(), a, s)
+		},
+	}
+	cmd.Flags().StringVar(&s.Backend, "backend", "", "Vault's storage `BACKEND`: consul, raft, dynamodb, azure, etcd, file, …")
+	cmd.Flags().Int64Var(&s.Consul.KVMaxValueSize, "kv-max-value-size", 0, "consul: limits.kv_max_value_size of the agent, `N` bytes (default 524288)")
+	cmd.Flags().Int64Var(&s.Consul.TxnMaxReqLen, "txn-max-req-len", 0, "consul: limits.txn_max_req_len of the agent, `N` bytes (default 524288)")
+	cmd.Flags().StringVar(&s.Consul.Path, "path", "", "consul: `PATH` of Vault's data (default vault/)")
+	cmd.Flags().Int64Var(&s.Raft.MaxEntrySize, "max-entry-size", 0, "raft: max_entry_size, `N` bytes (default 1048576)")
+	cmd.Flags().StringVar(&s.VaultVersion, "vault-version", "", "`VERSION` of Vault, for consul (default: a current one)")
+	return cmd
+}
+
+// limitFlags are the flags that mean something for one backend alone.
+var limitFlags = map[string]string{
+	"kv-max-value-size": "consul", "txn-max-req-len": "consul", "path": "consul", "vault-version": "", "max-entry-size": "raft",
+}
+
+func checkLimitFlags(cmd *cobra.Command, s crl.Storage) error {
+	for name, backend := range limitFlags {
+		flag := cmd.Flags().Lookup(name)
+		switch {
+		case !flag.Changed:
+		case s.Backend == "":
+			return fmt.Errorf("--%s needs --backend: without one the running Vault is asked", name)
+		case backend != "" && s.Backend != backend:
+			return fmt.Errorf("--%s is for --backend %s, not %s", name, backend, s.Backend)
+		case flag.Value.String() == "0":
+			return fmt.Errorf("--%s is 0: want a number of bytes", name)
+		}
+	}
+	return s.Validate()
+}
+
+func printLimit(ctx context.Context, a *app, s crl.Storage) error {
+	var limit crl.Limit
+	if s.Backend != "" {
+		limit = s.Limit()
+	} else {
+		var err error
+		if limit, err = runningLimit(ctx, a); err != nil {
+			return err
+		}
+	}
+	if a.output == outputJSON {
+		return json.NewEncoder(a.stdout).Encode(limitJSON(limit))
+	}
+	_, err := fmt.Fprint(a.stdout, limitText(limit))
+	return err
+}
+
+// limitReport is what `crl limit -o json` prints.
+type limitReport struct {
+	Backend  string `json:"backend"`
+	MaxBytes *int64 `json:"maxBytes"`
+	Entries  *int64 `json:"entries"`
+	Rule     string `json:"rule"`
+}
+
+func limitJSON(l crl.Limit) limitReport {
+	report := limitReport{Backend: l.Backend, Rule: l.Rule}
+	if l.MaxBytes > 0 {
+		entries := l.Entries()
+		report.MaxBytes, report.Entries = &l.MaxBytes, &entries
+	}
+	return report
+}
+
+func limitText(l crl.Limit) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Backend  %s\n", printable(l.Backend))
+	switch {
+	case l.MaxBytes > 0:
+		fmt.Fprintf(&b, "Limit    %s bytes of DER, about %s entries\n", grouped(l.MaxBytes), grouped(l.Entries()))
+	case l.Known:
+		fmt.Fprintf(&b, "Limit    none\n")
+	default:
+		fmt.Fprintf(&b, "Limit    unknown\n")
+	}
+	fmt.Fprintf(&b, "Rule     %s\n", printable(l.Rule))
+	return b.String()
+}
