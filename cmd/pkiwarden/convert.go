@@ -99,6 +99,11 @@ func tidyPolicy(t config.Tidy) pki.Policy {
 	if t.Pause != nil {
 		p.Pause = *t.Pause
 	}
+	// Who allows runs that close to each other does not want to wait longer
+	// for a new active node.
+	if t.MinInterval > 0 {
+		p.Settle = min(t.MinInterval, pki.SettleTime)
+	}
 	return p
 }
 

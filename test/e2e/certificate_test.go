@@ -120,7 +120,7 @@ func TestBirth(t *testing.T) {
 	if err := pod.Stop(ctx); err != nil {
 		t.Fatal(err)
 	}
-	leaseIsFree(t, ctx, w, world.Namespace)
+	leaseIsFree(t, ctx, w)
 	noSecrets(t, ctx, w, pod)
 }
 

@@ -14,9 +14,9 @@ import (
 
 // leaseIsFree checks that a stopped leader has given up its Lease, so that the
 // next one need not wait for it to run out.
-func leaseIsFree(t *testing.T, ctx context.Context, w *world.World, namespace string) {
+func leaseIsFree(t *testing.T, ctx context.Context, w *world.World) {
 	t.Helper()
-	lease, err := w.Client.CoordinationV1().Leases(namespace).Get(ctx, world.LeaseName, metav1.GetOptions{})
+	lease, err := w.Client.CoordinationV1().Leases(world.ControllerNamespace).Get(ctx, world.LeaseName, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -129,5 +129,5 @@ func TestCRLOnConsul(t *testing.T) {
 	// limits: half a MiB of a transaction's JSON, the value in base64.
 	eventually(t, ctx, 20*time.Second, "the list is measured", measures(pod, p, 392892))
 	must(t, pod.Stop(ctx))
-	leaseIsFree(t, ctx, w, world.Namespace)
+	leaseIsFree(t, ctx, w)
 }

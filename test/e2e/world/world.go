@@ -27,7 +27,7 @@ import (
 // Names that the shipped manifests and configurations agree on.
 const (
 	Namespace           = "vault"            // Vault's, and its Secrets'
-	ControllerNamespace = "pkiwarden"        // the controller's, in the shape that has one
+	ControllerNamespace = "pkiwarden"        // the controller's, and the Lease's and state's in both shapes
 	SecretName          = "vault-server-tls" // the live certificate
 	CertificateName     = "vault-server"     // its name in the configuration
 	ServerName          = "vault-active.vault.svc"
