@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -42,13 +43,16 @@ import (
 // and requester of a CSR are the server's. The client-go fake's own store has
 // none of that.
 type cluster struct {
-	t        *testing.T
-	now      time.Time
-	version  int
-	objects  map[string]metav1.Object // by resource/namespace/name
-	missing  map[string]bool          // namespaces
-	denied   map[string]bool          // "verb resource", "verb resource/subresource"
-	watchers []*watch.FakeWatcher
+	t       *testing.T
+	now     time.Time
+	version int
+	objects map[string]metav1.Object // by resource/namespace/name
+	missing map[string]bool          // namespaces
+	denied  map[string]bool          // "verb resource", "verb resource/subresource"
+
+	mu          sync.Mutex // guards what watches use, which run beside the test
+	watchers    []*watch.FakeWatcher
+	watchDenied bool
 
 	ca       *authority
 	sign     func(*certificatesv1.CertificateSigningRequest) // runs right after an approval; nil: nobody signs
@@ -95,7 +99,9 @@ func (p *process) client() *fake.Clientset {
 		return true, obj, err
 	})
 	cs.AddWatchReactor("*", func(clienttesting.Action) (bool, watch.Interface, error) {
-		if p.cluster.denied["watch certificatesigningrequests"] {
+		p.cluster.mu.Lock()
+		defer p.cluster.mu.Unlock()
+		if p.cluster.watchDenied {
 			return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "certificatesigningrequests"}, "", nil)
 		}
 		w := watch.NewFake()
@@ -111,8 +117,12 @@ func (c *cluster) serve(a clienttesting.Action, pod string) (runtime.Object, err
 	if a.GetSubresource() != "" {
 		full += "/" + a.GetSubresource()
 	}
-	if f := c.before[a.GetVerb()+" "+full]; f != nil {
-		delete(c.before, a.GetVerb()+" "+full)
+	call := a.GetVerb() + " " + full
+	if get, ok := a.(clienttesting.GetActionImpl); ok {
+		call += " " + get.Name
+	}
+	if f := c.before[call]; f != nil {
+		delete(c.before, call)
 		f()
 	}
 	gr := schema.GroupResource{Group: a.GetResource().Group, Resource: full}

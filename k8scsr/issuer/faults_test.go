@@ -139,7 +139,7 @@ func TestLeadersCross(t *testing.T) {
 // TestAttemptBeginsWhileObserving lets another instance begin, or finish, an
 // attempt between two reads of an observation. It is neither denied nor doubled.
 func TestAttemptBeginsWhileObserving(t *testing.T) {
-	for _, call := range []string{"get secrets", "get configmaps", "create selfsubjectreviews", "list certificatesigningrequests", "create secrets"} {
+	for _, call := range []string{"get secrets vault-tls", "get secrets vault-tls-next", "get configmaps ca", "create selfsubjectreviews", "list certificatesigningrequests", "create secrets"} {
 		for writes := -1; writes <= 5; writes++ {
 			t.Run(fmt.Sprintf("%s/%d", strings.ReplaceAll(call, " ", "_"), writes), func(t *testing.T) {
 				c := newCluster(t)
@@ -152,6 +152,9 @@ func TestAttemptBeginsWhileObserving(t *testing.T) {
 				s.once(t)
 				if c.leaf() == nil || len(c.csrs()) != 1 || has(c.csrs()[0], certificatesv1.CertificateDenied) {
 					t.Errorf("leaf %v: %q\n%s", c.leaf(), c.writes, &s.log)
+				}
+				if writes < 0 && len(c.writes) != 6 {
+					t.Errorf("needless writes: %q", c.writes)
 				}
 			})
 		}

@@ -13,11 +13,10 @@ import (
 // How a watch is kept open: reopened after a pause that doubles while it does
 // not hold, and ended by the server after a while in any case.
 const (
-	watchFor        = 5 * time.Minute
-	reopenFirst     = time.Second
-	reopenMax       = time.Minute
-	watchConnect    = 30 * time.Second // beyond the server's own end
-	maxWatchSeconds = int64(watchFor / time.Second)
+	watchFor     = 5 * time.Minute
+	reopenFirst  = time.Second
+	reopenMax    = time.Minute
+	watchConnect = 30 * time.Second // beyond the server's own end
 )
 
 // Watch calls wake whenever a certificate signing request of ours changes, so
@@ -27,25 +26,19 @@ const (
 // tried again. Events are not kept; wake must not block.
 func (i *Issuer) Watch(ctx context.Context, wake func()) error {
 	pause, healthy := reopenFirst, true
+	opened := func() {
+		if !healthy {
+			i.log.Info("watching certificate signing requests again")
+		}
+		pause, healthy = reopenFirst, true
+	}
 	for ctx.Err() == nil {
-		opened := i.now()
-		err := i.watchOnce(ctx, wake)
-		switch {
-		case ctx.Err() != nil:
+		err := i.watchOnce(ctx, opened, wake)
+		if ctx.Err() != nil {
 			return nil
-		case err == nil:
-			pause = reopenFirst
-			if !healthy {
-				i.log.Info("watching certificate signing requests again")
-			}
-			healthy = true
-		default:
-			if i.now().Sub(opened) > reopenMax {
-				pause = reopenFirst
-			}
-			if healthy {
-				i.log.Warn("watching certificate signing requests is not possible; looking by time instead", "error", err)
-			}
+		}
+		if err != nil && healthy {
+			i.log.Warn("watching certificate signing requests is not possible; looking by time instead", "error", err)
 			healthy = false
 		}
 		timer := time.NewTimer(pause)
@@ -55,24 +48,23 @@ func (i *Issuer) Watch(ctx context.Context, wake func()) error {
 			return nil
 		case <-timer.C:
 		}
-		if err != nil {
-			pause = min(2*pause, reopenMax)
-		}
+		pause = min(2*pause, reopenMax)
 	}
 	return nil
 }
 
-// watchOnce follows one watch to its end; nil when the server ended it in the
-// ordinary way.
-func (i *Issuer) watchOnce(ctx context.Context, wake func()) error {
+// watchOnce opens one watch and follows it to its end; nil when the server ended
+// it in the ordinary way.
+func (i *Issuer) watchOnce(ctx context.Context, opened, wake func()) error {
 	ctx, cancel := context.WithTimeout(ctx, watchFor+watchConnect)
 	defer cancel()
-	seconds := maxWatchSeconds
+	seconds := int64(watchFor / time.Second)
 	w, err := i.client.CertificatesV1().CertificateSigningRequests().Watch(ctx, metav1.ListOptions{LabelSelector: LabelCertificate, TimeoutSeconds: &seconds})
 	if err != nil {
 		return &callError{call{"watch", "certificatesigningrequests", "", ""}, err}
 	}
 	defer w.Stop()
+	opened()
 	for {
 		select {
 		case <-ctx.Done():
