@@ -26,18 +26,20 @@ const (
 // tried again. Events are not kept; wake must not block.
 func (i *Issuer) Watch(ctx context.Context, wake func()) error {
 	pause, healthy := reopenFirst, true
-	opened := func() {
-		if !healthy {
-			i.log.Info("watching certificate signing requests again")
-		}
-		pause, healthy = reopenFirst, true
-	}
 	for ctx.Err() == nil {
-		err := i.watchOnce(ctx, opened, wake)
+		opened := i.now()
+		err := i.watchOnce(ctx, wake)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil && healthy {
+		// One that breaks right after it was opened does not count as working:
+		// it would be opened, and logged, every second.
+		if err == nil || i.now().Sub(opened) > reopenMax {
+			if !healthy {
+				i.log.Info("watching certificate signing requests works again")
+			}
+			pause, healthy = reopenFirst, true
+		} else if healthy {
 			i.log.Warn("watching certificate signing requests is not possible; looking by time instead", "error", err)
 			healthy = false
 		}
@@ -55,7 +57,7 @@ func (i *Issuer) Watch(ctx context.Context, wake func()) error {
 
 // watchOnce opens one watch and follows it to its end; nil when the server ended
 // it in the ordinary way.
-func (i *Issuer) watchOnce(ctx context.Context, opened, wake func()) error {
+func (i *Issuer) watchOnce(ctx context.Context, wake func()) error {
 	ctx, cancel := context.WithTimeout(ctx, watchFor+watchConnect)
 	defer cancel()
 	seconds := int64(watchFor / time.Second)
@@ -64,7 +66,6 @@ func (i *Issuer) watchOnce(ctx context.Context, opened, wake func()) error {
 		return &callError{call{"watch", "certificatesigningrequests", "", ""}, err}
 	}
 	defer w.Stop()
-	opened()
 	for {
 		select {
 		case <-ctx.Done():
