@@ -220,7 +220,7 @@ func (s *scanner) revoked(end int64) error {
 		return err
 	}
 	for s.in.offset() < end {
-		s.entries(end)
+		s.usualEntries(end)
 		if s.in.offset() < end {
 			if err := s.entry(end); err != nil {
 				return err
@@ -241,60 +241,6 @@ func (s *scanner) revoked(end int64) error {
 		}
 	}
 	return nil
-}
-
-// reasonExtension is how the extensions of an entry with nothing but a reason
-// code begin; the code is the octet that follows.
-const reasonExtension = "\x30\x0c\x30\x0a\x06\x03" + idReasonCode + "\x04\x03\x0a\x01"
-
-// entries reads entries as long as they are whole in memory and of the usual
-// shape: a short serial number, UTCTime, at most a reason code. It stops at the
-// first that is not, so that entry says what is wrong with it, if anything.
-func (s *scanner) entries(end int64) {
-	b := s.in.unread()
-	b = b[:min(int64(len(b)), end-s.in.offset())]
-	unread := len(b)
-	var times [256]int64
-	n := 0
-	for len(b) > 21 { // no shorter entry can be whole
-		length, serial := int(b[1]), int(b[3])
-		if b[0] != tagSequence || b[2] != tagInteger || length >= 0x80 || serial == 0 || length < 2+serial+15 || 2+length > len(b) {
-			break
-		}
-		if serial > 1 && (b[4] == 0 && b[5] < 0x80 || b[4] == 0xff && b[5] >= 0x80) {
-			break
-		}
-		at, ok := parseUTCTime((*[15]byte)(b[4+serial:]))
-		if !ok {
-			break
-		}
-		if extensions := b[4+serial+15 : 2+length]; len(extensions) > 0 && !s.reasonOnly(extensions) {
-			break
-		}
-		if n == len(times) {
-			s.sum.Revocations.add(times[:]...)
-			n = 0
-		}
-		times[n] = at
-		n++
-		b = b[2+length:]
-	}
-	s.sum.Revocations.add(times[:n]...)
-	s.in.r += unread - len(b)
-}
-
-// reasonOnly counts the reason code if the extensions of an entry are nothing
-// but one.
-func (s *scanner) reasonOnly(extensions []byte) bool {
-	if len(extensions) != len(reasonExtension)+1 || string(extensions[:len(reasonExtension)]) != reasonExtension {
-		return false
-	}
-	code := int(extensions[len(reasonExtension)])
-	if code >= len(s.reasons) {
-		return false
-	}
-	s.reasons[code]++
-	return true
 }
 
 // entry reads one entry of any shape.
