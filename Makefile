@@ -28,7 +28,7 @@ servers: ## build the real servers that are missing, once per user
 	go run ./test/e2e/servers/build
 
 .PHONY: demo
-demo: servers ## the main job on real servers of this machine (KEEP=1 runs on)
+demo: ## the main job on real servers of this machine (KEEP=1 runs on)
 	go run ./test/e2e/demo
 
 .PHONY: test
@@ -49,7 +49,7 @@ test-race: ## unit tests with the race detector
 
 .PHONY: e2e
 e2e: servers ## the stories on real etcd, kube-apiserver, Vault, Consul and Prometheus
-	go test -count=1 -timeout 40m -p 1 ./test/e2e/...
+	go test -count=1 -timeout 60m -p 1 -parallel 3 ./test/e2e/...
 
 .PHONY: bench
 bench: ## benchmarks, each beside what it is compared with
@@ -65,7 +65,7 @@ fuzz: ## every fuzz target in turn, FUZZTIME each (default 30s)
 
 .PHONY: lint
 lint: ## staticcheck, and govulncheck where its database is
-	go run $(STATICCHECK) ./...
+	go run $(STATICCHECK) -checks all ./...
 	@if [ -d '$(GOVULNDB)' ]; then \
 	  echo 'go run $(GOVULNCHECK) ./cmd/...'; go run $(GOVULNCHECK) -db 'file://$(abspath $(GOVULNDB))' ./cmd/...; \
 	else echo 'govulncheck left out: no database at $(GOVULNDB) (set GOVULNDB)'; fi

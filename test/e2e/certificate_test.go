@@ -15,6 +15,7 @@ import (
 
 func start(t *testing.T, o world.Options) (context.Context, *world.World) {
 	t.Helper()
+	t.Parallel()
 	ctx := serverstest.Context(t)
 	w, err := world.New(ctx, serverstest.New(t), o)
 	if err != nil {

@@ -110,6 +110,7 @@ func TestCRLWhileVaultIsSealed(t *testing.T) {
 }
 
 func TestCRLOnConsul(t *testing.T) {
+	t.Parallel()
 	ctx := serverstest.Context(t)
 	set := serverstest.New(t)
 	consul, err := set.StartConsul(ctx, servers.ConsulOptions{})

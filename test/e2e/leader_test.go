@@ -131,8 +131,8 @@ func TestPausedLeaderStandsBack(t *testing.T) {
 func TestAPIServerAway(t *testing.T) {
 	ctx, w, pod := running(t, servers.VaultOptions{}, nil)
 	eventually(t, ctx, 90*time.Second, "vault's certificate is served", metricIs(pod, servedSeries(w), 1))
-	must(t, w.Kubernetes.APIServer.Stop(ctx))
 	before := strings.Count(pod.Log(), "\n")
+	must(t, w.Kubernetes.APIServer.Kill())
 	time.Sleep(25 * time.Second)
 	if !pod.Running() {
 		t.Fatalf("pkiwarden ended:\n%s", pod.LogTail(20))

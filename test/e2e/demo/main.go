@@ -22,9 +22,9 @@ import (
 // The story's settings: a CRL limit that is reached in a minute instead of in
 // years, and certificates that live for seconds.
 const (
-	maxEntrySize = 64 << 10               // of Vault's raft storage; the default is 1 MiB
-	podTTL       = 20 * time.Second       // of the workload's certificates
-	podEvery     = 60 * time.Millisecond  // one issued and revoked
+	maxEntrySize = 32 << 10               // of Vault's raft storage; the default is 1 MiB
+	podTTL       = 15 * time.Second       // of the workload's certificates
+	podEvery     = 100 * time.Millisecond // one issued and revoked
 	servingLife  = 90 * time.Second       // left of Vault's certificate when the story begins
 	servingAge   = 60 * time.Second       // already behind it
 	storyWithin  = 170 * time.Second      // or the story has failed
@@ -85,7 +85,7 @@ func (s *story) prepare(ctx context.Context, set *servers.Set) error {
 	w.Setting("tidy.enabled", true)
 	w.Setting("tidy.safetyBuffer", "1s")
 	w.Setting("tidy.allowShortSafetyBuffer", true)
-	w.Setting("tidy.minInterval", "20s")
+	w.Setting("tidy.minInterval", "45s")
 	// Only the size of the list decides here, to show it grow.
 	w.Setting("tidy.trigger", map[string]any{"limitShare": 0.5, "reclaimableShare": 1, "reclaimableEntries": 1000000})
 

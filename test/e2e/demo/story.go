@@ -177,14 +177,12 @@ func (s *story) watchCRL(ctx context.Context) error {
 		}
 		size, entries := len(list.Raw), len(list.RevokedCertificateEntries)
 		before := s.read()
-		if shrunk := before.peakEntries > 0 && entries < before.peakEntries*9/10; shrunk {
-			if before.afterCount == 0 {
-				s.tell("client", "the CRL has shrunk to %s, %d entries", bytes(size), entries)
-			}
-			s.note(func(x *seen) { x.afterBytes, x.afterCount = size, entries })
+		switch {
+		case before.afterCount > 0:
 			return nil
-		}
-		if before.afterCount > 0 {
+		case before.tidied && entries < before.peakEntries*9/10:
+			s.tell("client", "the CRL has shrunk to %s, %d entries", bytes(size), entries)
+			s.note(func(x *seen) { x.afterBytes, x.afterCount = size, entries })
 			return nil
 		}
 		s.note(func(x *seen) {

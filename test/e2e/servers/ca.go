@@ -56,6 +56,8 @@ type LeafOptions struct {
 	IPs           []net.IP
 	NotBefore     time.Time // five minutes ago by default
 	NotAfter      time.Time // in a day by default
+	// KeyUsage is digital signature by default.
+	KeyUsage x509.KeyUsage
 	// Usages are server and client authentication by default.
 	Usages []x509.ExtKeyUsage
 }
@@ -81,6 +83,9 @@ func (ca *CA) Issue(o LeafOptions) (*Leaf, error) {
 	if o.NotAfter.IsZero() {
 		o.NotAfter = time.Now().Add(24 * time.Hour)
 	}
+	if o.KeyUsage == 0 {
+		o.KeyUsage = x509.KeyUsageDigitalSignature
+	}
 	if o.Usages == nil {
 		o.Usages = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	}
@@ -90,7 +95,7 @@ func (ca *CA) Issue(o LeafOptions) (*Leaf, error) {
 		IPAddresses: o.IPs,
 		NotBefore:   o.NotBefore,
 		NotAfter:    o.NotAfter,
-		KeyUsage:    x509.KeyUsageDigitalSignature,
+		KeyUsage:    o.KeyUsage,
 		ExtKeyUsage: o.Usages,
 	}, key.Public())
 	if err != nil {

@@ -35,7 +35,8 @@ func (w *World) IssueServing(ctx context.Context, notBefore, notAfter time.Time)
 		DNSNames:      certificate.dnsNames,
 		IPs:           []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore:     notBefore, NotAfter: notAfter,
-		Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
+		Usages:   []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})
 }
 
