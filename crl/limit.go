@@ -258,12 +258,12 @@ func parseVersion(version string) (vaultVersion, error) {
 	v := vaultVersion{preRelease: preRelease}
 	parts := strings.Split(numbers, ".")
 	if len(parts) != len(v.numbers) {
-		return v, fmt.Errorf("Vault version %q is not of the form 1.21.4", version)
+		return v, fmt.Errorf("version %q of Vault is not of the form 1.21.4", version)
 	}
 	for i, part := range parts {
 		n, err := strconv.ParseUint(part, 10, 31)
 		if err != nil {
-			return v, fmt.Errorf("Vault version %q is not of the form 1.21.4", version)
+			return v, fmt.Errorf("version %q of Vault is not of the form 1.21.4", version)
 		}
 		v.numbers[i] = int(n)
 	}

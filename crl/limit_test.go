@@ -90,8 +90,8 @@ func TestLimitNoneOrUnknown(t *testing.T) {
 		{Storage{Backend: "spanner"}, false, "unknown"},
 		{Storage{}, false, "the storage backend is not known"},
 		{Storage{Backend: "floppy"}, false, `"floppy"`},
-		{Storage{Backend: "consul", VaultVersion: "newest"}, false, `Vault version "newest"`},
-		{Storage{Backend: "consul", VaultVersion: "1.14"}, false, `Vault version "1.14"`},
+		{Storage{Backend: "consul", VaultVersion: "newest"}, false, `version "newest" of Vault`},
+		{Storage{Backend: "consul", VaultVersion: "1.14"}, false, `version "1.14" of Vault`},
 		{Storage{Backend: "consul", Consul: ConsulLimits{KVMaxValueSize: 20}}, false, "nothing fits"},
 		{Storage{Backend: "raft", Raft: RaftLimits{MaxEntrySize: 100}}, false, "nothing fits"},
 	} {
@@ -117,8 +117,8 @@ func TestStorageValidate(t *testing.T) {
 	}{
 		{Storage{}, ""},
 		{Storage{Backend: "consul", VaultVersion: "v1.15.0+ent"}, ""},
-		{Storage{VaultVersion: "1.15"}, `Vault version "1.15" is not of the form 1.21.4`},
-		{Storage{VaultVersion: "1.x.0"}, `Vault version "1.x.0" is not of the form 1.21.4`},
+		{Storage{VaultVersion: "1.15"}, `version "1.15" of Vault is not of the form 1.21.4`},
+		{Storage{VaultVersion: "1.x.0"}, `version "1.x.0" of Vault is not of the form 1.21.4`},
 		{Storage{Raft: RaftLimits{MaxEntrySize: -1}}, "max_entry_size is -1, want a number of bytes"},
 		{Storage{Consul: ConsulLimits{TxnMaxReqLen: -1}}, "txn_max_req_len is -1, want a number of bytes"},
 	} {

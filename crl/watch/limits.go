@@ -107,7 +107,7 @@ func (l *RunningLimits) Storage(ctx context.Context) (crl.Storage, error) {
 		return storage, nil
 	}
 	if l.o.Consul == nil {
-		return storage, errors.New("Vault keeps its data in Consul, whose limits Vault does not tell: set consul.address, or crl.limit")
+		return storage, errors.New("the limits of Consul, where Vault keeps its data, are not told by Vault: set consul.address, or crl.limit")
 	}
 	storage.Consul.KVMaxValueSize, storage.Consul.TxnMaxReqLen, err = l.o.Consul.Limits(ctx)
 	if err != nil {
