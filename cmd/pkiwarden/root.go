@@ -21,6 +21,7 @@ import (
 var commands = []func(*app) *cobra.Command{
 	newRunCmd,
 	newTidyCmd,
+	newCRLCmd,
 	newValidateCmd,
 	newVersionCmd,
 	newCompletionCmd,

@@ -53,10 +53,10 @@ func runForever(ctx context.Context, a *app) error {
 		return err
 	}
 	cfg, last := file.current, (*config.Config)(nil)
-	log := newLogger(a.stderr, cfg.Log)
-	kube.BridgeLog(log)
-	file.log = log
 	for {
+		log := newLogger(a.stderr, cfg.Log)
+		kube.BridgeLog(log)
+		file.log = log
 		next, err := runOne(ctx, a, log, cfg, file)
 		switch {
 		case err != nil && last != nil:
@@ -85,20 +85,20 @@ func runOne(ctx context.Context, a *app, log *slog.Logger, cfg *config.Config, f
 	if err != nil {
 		return nil, err
 	}
-	changed := make(chan *config.Config, 1)
-	go file.watch(ctx, i.metrics.SetConfig, func(c *config.Config) {
-		changed <- c
+	var changed *config.Config
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		changed = file.watch(ctx, i.metrics.SetConfig)
 		cancel()
-	})
-	if err := i.run(ctx); err != nil {
+	}()
+	err = i.run(ctx)
+	cancel()
+	<-watched
+	if err != nil {
 		return nil, err
 	}
-	select {
-	case c := <-changed:
-		return c, nil
-	default:
-		return nil, nil
-	}
+	return changed, nil
 }
 
 // newLogger is text on a terminal, else JSON, unless the configuration says.
@@ -130,6 +130,7 @@ type configFile struct {
 	current *config.Config // the last that was accepted
 	seen    string         // fingerprint of the file, good or bad
 	state   reloadState
+	former  reloadState // the one before state
 }
 
 // watchConfig loads the configuration for the first time: a wrong one is the
@@ -158,19 +159,18 @@ func (f *configFile) fingerprint() string {
 }
 
 // refuse marks the current file as bad, after it was tried.
-func (f *configFile) refuse() { f.state.ok = false }
+func (f *configFile) refuse() { f.state = reloadState{goodAt: f.former.goodAt} }
 
-// watch reports the state to report at once and after each change, and calls
-// use once with a changed configuration that is good; it returns then, or when
-// ctx ends.
-func (f *configFile) watch(ctx context.Context, report func(ok bool, goodAt time.Time), use func(*config.Config)) {
+// watch reports the state to report at once and after each change. It returns
+// a changed configuration that is good, or nil when ctx ends.
+func (f *configFile) watch(ctx context.Context, report func(ok bool, goodAt time.Time)) *config.Config {
 	report(f.state.ok, f.state.goodAt)
 	ticker := time.NewTicker(reloadInterval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-ticker.C:
 		}
 		seen := f.fingerprint()
@@ -189,9 +189,8 @@ func (f *configFile) watch(ctx context.Context, report func(ok bool, goodAt time
 			continue
 		}
 		f.current = cfg
-		f.state = reloadState{ok: true, goodAt: f.app.now()}
-		use(cfg)
-		return
+		f.former, f.state = f.state, reloadState{ok: true, goodAt: f.app.now()}
+		return cfg
 	}
 }
 

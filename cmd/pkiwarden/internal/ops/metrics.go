@@ -42,12 +42,11 @@ func NewMetrics(reg prometheus.Registerer, version, commit string) (*Metrics, er
 // SetLeader says whether this instance leads.
 func (m *Metrics) SetLeader(leading bool) { m.leader.WithLabelValues().Set(number(leading)) }
 
-// SetConfig says whether the configuration was read and accepted at a time.
-func (m *Metrics) SetConfig(accepted bool, at time.Time) {
+// SetConfig says whether the last attempt to read the configuration worked, and
+// when the one in use was read.
+func (m *Metrics) SetConfig(accepted bool, inUseSince time.Time) {
 	m.configOK.WithLabelValues().Set(number(accepted))
-	if accepted {
-		m.configAt.WithLabelValues().Set(float64(at.UnixMilli()) / 1e3)
-	}
+	m.configAt.WithLabelValues().Set(float64(inUseSince.UnixMilli()) / 1e3)
 }
 
 func number(b bool) float64 {

@@ -241,7 +241,7 @@ func (s *Session) login(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	//nolint:staticcheck // Logical().Write would hide the status of the answer.
+	//lint:ignore SA1019 Logical().Write would hide the status of the answer
 	resp, err := s.client.RawRequestWithContext(ctx, r)
 	if err != nil {
 		return s.explainLogin(err, jwt)
