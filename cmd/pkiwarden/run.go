@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -45,9 +46,17 @@ type reloadState struct {
 	goodAt time.Time
 }
 
+// gcPercent trades processor time, of which a sidecar takes next to none, for
+// memory, which it holds all day: about 4 MiB less than with Go's default.
+// GOGC overrides it.
+const gcPercent = 40
+
 // runForever runs one instance after another: each configuration that is
 // accepted gets its own, and the former one has ended before the next begins.
 func runForever(ctx context.Context, a *app) error {
+	if a.env("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	file, err := a.watchConfig()
 	if err != nil {
 		return err
