@@ -20,9 +20,9 @@ var (
 
 // PermissionError says what Vault's policy lacks.
 type PermissionError struct {
-	Path         string // as a policy names it, for example "pki/tidy"
-	Capability   string // read, list, update
-	InvalidToken bool   // the token itself is not valid, so that no policy would help
+	Path         string `json:"path"`                   // as a policy names it, for example "pki/tidy"
+	Capability   string `json:"capability"`             // read, list, update
+	InvalidToken bool   `json:"invalidToken,omitempty"` // the token itself is not valid, so that no policy would help
 }
 
 // Error names capability and path.

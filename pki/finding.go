@@ -123,6 +123,9 @@ func failed(o Observation, _ Policy, _ Decision, _ time.Time) (Finding, bool) {
 	if last == nil || last.Outcome != OutcomeFailed && last.Outcome != OutcomeRefused {
 		return Finding{}, false
 	}
+	if last.Outcome == OutcomeRefused && last.Denied != nil {
+		return Finding{}, false // the missing right is a finding of its own
+	}
 	f.Summary = fmt.Sprintf("The last tidy %s: %s.", last.Outcome, last.Explanation)
 	f.Evidence = fmt.Sprintf("run of %s, %s", instant(last.DecidedAt), beforeAfter(*last))
 	if last.Outcome == OutcomeRefused {
@@ -200,9 +203,13 @@ func estimateUnknown(o Observation, _ Policy, d Decision, _ time.Time) (Finding,
 	}, true
 }
 
-// permissions makes one finding of each capability that was missed.
+// permissions makes one finding of each capability that was missed while
+// looking, or in the last run.
 func permissions(o Observation) []Finding {
 	denied := slices.Clone(o.Denied)
+	if last := o.Record.Last(); last != nil && last.Denied != nil {
+		denied = append(denied, *last.Denied)
+	}
 	slices.SortFunc(denied, func(a, b PermissionError) int {
 		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Capability, b.Capability))
 	})

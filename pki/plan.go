@@ -156,12 +156,13 @@ func trigger(o Observation, p Policy, e Estimate, now time.Time) (bool, string) 
 
 // earliest is when the next run may start at the earliest, and why. Runs that
 // achieved nothing double the interval each, up to Trigger.AtLeastEvery: the
-// bounds that asked for them have been proved wrong.
+// bounds that asked for them have been proved wrong. A refusal proves nothing
+// about them, and ends when somebody grants what it named.
 func earliest(o Observation, p Policy) (time.Time, string) {
 	interval, vain := p.MinInterval, 0
 	for i := len(o.Record.History) - 1; i >= 0; i-- {
 		run := o.Record.History[i]
-		if run.Foreign || run.NeverStarted() {
+		if run.Foreign || run.NeverStarted() || run.Outcome == OutcomeRefused {
 			continue
 		}
 		if run.Outcome == OutcomeOK || run.Outcome == OutcomeInterrupted {
@@ -173,7 +174,7 @@ func earliest(o Observation, p Policy) (time.Time, string) {
 	for range vain {
 		interval = min(2*interval, longest)
 	}
-	last := lastRun(o)
+	last := lastRun(o, p)
 	if last.IsZero() {
 		return last, ""
 	}
@@ -185,10 +186,14 @@ func earliest(o Observation, p Policy) (time.Time, string) {
 }
 
 // lastRun is the end of the latest run that touched revocations, ours or
-// anybody's, as far as it is known.
-func lastRun(o Observation) time.Time {
+// anybody's, as far as it is known. A refused one counts too, so that Vault is
+// not asked over and over, unless somebody asks who waits for the answer.
+func lastRun(o Observation, p Policy) time.Time {
 	var last time.Time
 	for _, run := range o.Record.History {
+		if run.Outcome == OutcomeRefused && p.Asked {
+			continue
+		}
 		if !run.NeverStarted() && run.EndedAt.After(last) {
 			last = run.EndedAt
 		}

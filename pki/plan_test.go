@@ -67,6 +67,13 @@ func TestPlan(t *testing.T) {
 				{Outcome: pki.OutcomeNoEffect, EndedAt: now.Add(-hour)},
 			}
 		}, pki.Wait, "lengthened to 4h0m0s by runs that achieved nothing (2)", now.Add(3 * hour)},
+		{"a refusal holds back and lengthens nothing", []pki.CRL{ripe}, func(o *pki.Observation, _ *pki.Policy) {
+			o.Record.History = []pki.Run{{Outcome: pki.OutcomeRefused, EndedAt: now.Add(-2 * hour)}, {Outcome: pki.OutcomeRefused, EndedAt: now.Add(-10 * time.Minute)}}
+		}, pki.Wait, "held back", now.Add(50 * time.Minute)},
+		{"a refusal, and somebody asks", []pki.CRL{ripe}, func(o *pki.Observation, p *pki.Policy) {
+			p.Asked = true
+			o.Record.History = []pki.Run{{Outcome: pki.OutcomeRefused, EndedAt: now.Add(-time.Minute)}}
+		}, pki.RunNow, "30 %", time.Time{}},
 		{"a run that never began does not count", []pki.CRL{ripe}, func(o *pki.Observation, _ *pki.Policy) {
 			o.Record.History = []pki.Run{{Outcome: pki.OutcomeInterrupted, EndedAt: now.Add(-time.Minute)}}
 		}, pki.RunNow, "30 %", time.Time{}},

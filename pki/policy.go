@@ -33,6 +33,10 @@ type Policy struct {
 	// SettleTime.
 	Settle time.Duration
 
+	// Asked: a person or a job asks for a run now. It is not held back by an
+	// earlier request that Vault refused.
+	Asked bool
+
 	// Force skips Trigger and Settle. Nothing else yields to it.
 	Force bool
 }

@@ -82,15 +82,16 @@ type Run struct {
 	PreviousStart time.Time `json:"previousStart,omitzero"`
 	StartedAt     time.Time `json:"startedAt,omitzero"` // Vault's; zero: not seen
 
-	Attempts    int       `json:"attempts,omitempty"` // at the present step
-	State       RunState  `json:"state,omitempty"`
-	Deleted     *int64    `json:"deleted,omitempty"` // revocations; nil: unknown
-	Error       string    `json:"error,omitempty"`
-	Rotated     bool      `json:"rotated,omitempty"`
-	After       *Size     `json:"after,omitempty"`
-	EndedAt     time.Time `json:"endedAt,omitzero"`
-	Outcome     Outcome   `json:"outcome,omitempty"`
-	Explanation string    `json:"explanation,omitempty"`
+	Attempts    int              `json:"attempts,omitempty"` // at the present step
+	State       RunState         `json:"state,omitempty"`
+	Deleted     *int64           `json:"deleted,omitempty"` // revocations; nil: unknown
+	Error       string           `json:"error,omitempty"`
+	Denied      *PermissionError `json:"denied,omitempty"` // what Error says, where a right was missing
+	Rotated     bool             `json:"rotated,omitempty"`
+	After       *Size            `json:"after,omitempty"`
+	EndedAt     time.Time        `json:"endedAt,omitzero"`
+	Outcome     Outcome          `json:"outcome,omitempty"`
+	Explanation string           `json:"explanation,omitempty"`
 }
 
 // Conclude returns r with run, its open run, moved to the history.

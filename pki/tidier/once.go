@@ -16,7 +16,8 @@ import (
 // instance or another. With Policy.Enabled false it changes nothing.
 //
 // It returns what kept it from looking or acting; mounts are independent of
-// each other in that. When ctx ends it returns promptly and leaves the record
+// each other in that. A missing permission is a finding, no error: it lasts
+// until somebody grants it. When ctx ends it returns promptly and leaves the record
 // as it is.
 func (t *Tidier) Once(ctx context.Context) error {
 	leave, err := t.enter(ctx)
@@ -72,10 +73,13 @@ func (t *Tidier) act(ctx context.Context, s *survey, views []*view) error {
 			continue
 		}
 		err := t.begin(ctx, s, v, t.o.Policy)
-		if err == nil && v.record.Run != nil {
+		switch _, denied := isDenied(err); {
+		case err == nil && v.record.Run != nil:
 			if _, err = t.follow(ctx, v, until, 0); err == nil {
 				err = t.again(ctx, v)
 			}
+		case denied: // it is in the record
+			err = t.again(ctx, v)
 		}
 		errs = append(errs, err)
 		if v.record.Run != nil || ctx.Err() != nil {

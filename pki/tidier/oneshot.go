@@ -61,7 +61,7 @@ func (t *Tidier) Tidy(ctx context.Context, r Request) ([]Report, error) {
 		return nil, err
 	}
 	policy := t.o.Policy
-	policy.Enabled, policy.Force = true, r.Force
+	policy.Enabled, policy.Asked, policy.Force = true, true, r.Force
 	var reports []Report
 	var errs []error
 	for _, m := range mounts {

@@ -43,7 +43,7 @@ func (t *Tidier) start(ctx context.Context, v *view) error {
 	started, err := t.o.Vault.StartTidy(ask, v.mount, t.o.Policy.Params())
 	switch {
 	case refused(err):
-		run.Error = shorten(err.Error())
+		run.Error, run.Denied = shorten(err.Error()), denial(err)
 		run.Outcome, run.Explanation = pki.OutcomeRefused, run.Error
 		if saveErr := t.conclude(ctx, v, run); saveErr != nil {
 			return errors.Join(err, saveErr)
@@ -94,6 +94,14 @@ func refused(err error) bool {
 	var refusal *pki.RefusedError
 	_, denied := isDenied(err)
 	return denied || errors.As(err, &redirect) || errors.As(err, &refusal) || errors.Is(err, pki.ErrSealed)
+}
+
+// denial is the missing right that err names, nil where it is another error.
+func denial(err error) *pki.PermissionError {
+	if denied, ok := isDenied(err); ok {
+		return &denied
+	}
+	return nil
 }
 
 // follow takes v's open run step by step to its conclusion, whoever takes the
@@ -276,7 +284,7 @@ func (t *Tidier) advanceRotating(ctx context.Context, v *view, run pki.Run) erro
 		return err
 	case refused(err), errors.As(err, &tooLarge), run.Attempts+1 >= rotateAttempts:
 		t.log.Warn("CRL was not rotated after tidy", "mount", v.mount.Name(), "error", err)
-		run.Error = shorten(err.Error())
+		run.Error, run.Denied = shorten(err.Error()), denial(err)
 	default:
 		run.Attempts++
 		run.Deadline = t.now().Add(rotateClaim)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -379,15 +380,35 @@ func TestPermissionLost(t *testing.T) {
 			w := newWorld(t)
 			w.vault.Before = denied("StartTidy", "pki/tidy", "update")
 			tr := w.instance("pod-1")
-			err := tr.Once(t.Context())
-			if err == nil || !strings.Contains(err.Error(), `needs capability "update" on path "pki/tidy"`) {
-				t.Fatalf("error %v", err)
+			for range 3 { // held back: no hot loop
+				w.once(tr)
+				w.concluded(1, pki.OutcomeRefused, `"pki/tidy"`)
+				w.want("refused", w.value("pkiwarden_tidy_runs_total", "pki", "refused"), 1)
+				if len(w.findings) != 1 || w.findings[0].Rule != "tidy-permission" || !strings.Contains(w.findings[0].Remedy, `path "pki/tidy" { capabilities = ["update"] }`) {
+					t.Errorf("findings %+v", w.findings)
+				}
 			}
-			w.concluded(1, pki.OutcomeRefused, `"pki/tidy"`)
-			w.once(tr) // held back: no hot loop
-			w.concluded(1, pki.OutcomeRefused, "")
-			w.want("refused", w.value("pkiwarden_tidy_runs_total", "pki", "refused"), 1)
-			if len(w.findings) != 1 || w.findings[0].Rule != "tidy-failed" {
+			for n := 2; n < 5; n++ { // the interval stays: nothing speaks against a run
+				time.Sleep(hour + time.Second)
+				w.once(tr)
+				w.concluded(n, pki.OutcomeRefused, "")
+			}
+
+			// Who asks is answered, each time, and is not held back once granted.
+			for n := 5; n < 7; n++ {
+				reports, err := w.instance("job").Tidy(t.Context(), tidier.Request{Wait: true})
+				if err == nil || !strings.Contains(err.Error(), `needs capability "update" on path "pki/tidy"`) || len(reports) != 1 || reports[0].Run {
+					t.Fatalf("%+v, %v", reports, err)
+				}
+				w.concluded(n, pki.OutcomeRefused, "")
+			}
+			w.vault.Before = nil
+			reports, err := w.instance("job").Tidy(t.Context(), tidier.Request{Wait: true})
+			if err != nil || len(reports) != 1 || !reports[0].Run {
+				t.Fatalf("%+v, %v", reports, err)
+			}
+			w.once(tr)
+			if len(w.findings) != 0 {
 				t.Errorf("findings %+v", w.findings)
 			}
 		})
@@ -427,6 +448,11 @@ func TestPermissionLost(t *testing.T) {
 			w.vault.Before = denied("Rotate", "pki/crl/rotate", "read")
 			w.once(w.instance("pod-1"))
 			w.concluded(1, pki.OutcomeNoEffect, `the CRL was not rebuilt: permission denied: needs capability "read" on path "pki/crl/rotate"`)
+			if !slices.ContainsFunc(w.findings, func(f pki.Finding) bool {
+				return f.Rule == "tidy-permission" && strings.Contains(f.Evidence, "pki/crl/rotate")
+			}) {
+				t.Errorf("findings %+v", w.findings)
+			}
 		})
 	})
 }
