@@ -20,7 +20,7 @@ import (
 
 // The goals.
 const (
-	goalBinary = 45 << 20
+	goalBinary = 45_000_000
 	goalRSS    = 32 << 20
 )
 
