@@ -1,0 +1,718 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/big"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pkiwarden/pkiwarden/test/e2e/servers"
+	"github.com/pkiwarden/pkiwarden/test/e2e/servers/serverstest"
+	"github.com/pkiwarden/pkiwarden/test/e2e/world"
+)
+
+const (
+	// fleetTTL is how long a fleet's certificates live. Vault refuses to revoke
+	// what has less than two seconds left.
+	fleetTTL = 8 * time.Second
+	// fleetBuffer is tidy.safetyBuffer of the stories.
+	fleetBuffer = time.Second
+)
+
+// briefly makes tidy's stories short: everything that protects a Vault by days
+// and hours takes seconds.
+func briefly(w *world.World) {
+	for path, value := range map[string]any{
+		"crl.interval":                 "1s",
+		"tidy.safetyBuffer":            fleetBuffer.String(),
+		"tidy.allowShortSafetyBuffer":  true,
+		"tidy.minInterval":             "3s",
+		"leaderElection.leaseDuration": "6s",
+		"leaderElection.renewDeadline": "4s",
+		"leaderElection.retryPeriod":   "1s",
+	} {
+		w.Setting(path, value)
+	}
+}
+
+// controller is Vault's sidecar, which leads: one pod, again and again with
+// another configuration.
+type controller struct {
+	*world.Pod
+	ctx  context.Context
+	w    *world.World
+	past []*world.Pod
+}
+
+// tidying is a running world with an audit log, in which tidy is switched off.
+func tidying(t *testing.T) *controller {
+	t.Helper()
+	ctx, w := start(t, world.Options{})
+	briefly(w)
+	pod, err := w.StartPod(ctx, world.PodOptions{Name: "vault-0"})
+	must(t, err)
+	must(t, w.Delivered(ctx))
+	must(t, w.StartVault(ctx, servers.VaultOptions{Audit: true}))
+	return &controller{Pod: pod, ctx: ctx, w: w, past: []*world.Pod{pod}}
+}
+
+// enable starts the pod once more, with tidy switched on for some mounts.
+func (c *controller) enable(t *testing.T, set map[string]any, mounts ...string) {
+	t.Helper()
+	must(t, c.Stop(c.ctx))
+	all := map[string]any{"tidy.enabled": true, "tidy.mounts": mounts}
+	maps.Copy(all, set)
+	var err error
+	c.Pod, err = c.w.StartPod(c.ctx, world.PodOptions{Name: "vault-0", Set: all})
+	must(t, err)
+	c.past = append(c.past, c.Pod)
+}
+
+// fleet is a PKI mount that issues for pods which come and go.
+type fleet struct {
+	*world.PKI
+	t      *testing.T
+	ctx    context.Context
+	w      *world.World
+	client *api.Client // may do everything
+	last   time.Time   // of the revocations
+	issued []string    // all serials that were revoked
+}
+
+// newFleet makes a mount in which tidy has run before, so that no run is due
+// for never having been.
+func newFleet(t *testing.T, ctx context.Context, w *world.World, o world.PKIOptions) *fleet {
+	t.Helper()
+	o.MaxTTL = fleetTTL
+	p, err := w.EnablePKI(ctx, o)
+	must(t, err)
+	f := &fleet{PKI: p, t: t, ctx: ctx, w: w, client: w.Vault.Client()}
+	_, err = f.client.Logical().WriteWithContext(ctx, p.Mount+"/tidy", map[string]any{"tidy_revoked_certs": true, "tidy_cert_store": true, "safety_buffer": "1s"})
+	must(t, err)
+	f.tidyIs("Finished")
+	return f
+}
+
+// revoke is n pods that come and go; it returns the serials.
+func (f *fleet) revoke(n int) []string {
+	f.t.Helper()
+	var serials []string
+	for range n {
+		issued, err := f.client.Logical().WriteWithContext(f.ctx, f.Mount+"/issue/pod", map[string]any{"common_name": fmt.Sprintf("pod-%d.example.internal", len(f.issued))})
+		must(f.t, err)
+		serial := issued.Data["serial_number"].(string)
+		_, err = f.client.Logical().WriteWithContext(f.ctx, f.Mount+"/revoke", map[string]any{"serial_number": serial})
+		must(f.t, err)
+		serials, f.issued = append(serials, serial), append(f.issued, serial)
+	}
+	f.last = time.Now()
+	return serials
+}
+
+// in is the fleet for a part of the story: what fails there fails that part.
+func (f *fleet) in(t *testing.T) *fleet {
+	f.t = t
+	return f
+}
+
+// ripen waits until tidy would delete all that was revoked.
+func (f *fleet) ripen() {
+	time.Sleep(time.Until(f.last.Add(fleetTTL + fleetBuffer + 1500*time.Millisecond)))
+}
+
+// lists checks that a second client finds exactly these serials on the list.
+func (f *fleet) lists(want ...string) error {
+	list, err := f.CRL(f.ctx)
+	if err != nil {
+		return err
+	}
+	var got []string
+	for _, e := range list.RevokedCertificateEntries {
+		got = append(got, serialText(e.SerialNumber))
+	}
+	slices.Sort(got)
+	if want = slices.Sorted(slices.Values(want)); !slices.Equal(got, want) {
+		return fmt.Errorf("the list of %s has %d entries %v, want %d %v", f.Mount, len(got), got, len(want), want)
+	}
+	return nil
+}
+
+// serialText is a serial as Vault writes it.
+func serialText(n *big.Int) string {
+	var pairs []string
+	for _, b := range n.Bytes() {
+		pairs = append(pairs, fmt.Sprintf("%02x", b))
+	}
+	return strings.Join(pairs, ":")
+}
+
+// tidyIs waits until Vault says that its tidy is in the given state.
+func (f *fleet) tidyIs(state string) {
+	f.t.Helper()
+	eventually(f.t, f.ctx, 30*time.Second, "vault says of the tidy of "+f.Mount+": "+state, func(ctx context.Context) error {
+		status, err := f.TidyStatus(ctx)
+		if err == nil && status["state"] != state {
+			err = fmt.Errorf("state %v", status["state"])
+		}
+		return err
+	})
+}
+
+// series is the mount's series of the given name, with result where not empty.
+func (f *fleet) series(name, result string) string {
+	labels := fmt.Sprintf(`mount="%s"`, f.Mount)
+	if result != "" {
+		labels += fmt.Sprintf(`,result="%s"`, result)
+	}
+	return fmt.Sprintf("pkiwarden_%s{%s}", name, labels)
+}
+
+// asked is how often pkiwarden has asked Vault for a tidy of the mount, by
+// Vault's audit log. What this test asked for itself does not count.
+func (f *fleet) asked() int {
+	f.t.Helper()
+	return audited(f.t, f.w, "update", f.Mount+"/tidy")
+}
+
+// audited counts the requests of pkiwarden's in Vault's audit log.
+func audited(t *testing.T, w *world.World, operation, path string) int {
+	t.Helper()
+	file, err := os.Open(w.Vault.AuditPath)
+	must(t, err)
+	defer file.Close()
+	lines, count := 0, 0
+	scanner := bufio.NewScanner(file)
+	scanner.Buffer(nil, 16<<20)
+	for scanner.Scan() {
+		var entry struct {
+			Type string
+			Auth struct {
+				DisplayName string `json:"display_name"`
+			}
+			Request struct{ Operation, Path string }
+		}
+		must(t, json.Unmarshal(scanner.Bytes(), &entry))
+		if entry.Type != "request" || !strings.HasPrefix(entry.Auth.DisplayName, "kubernetes") {
+			continue
+		}
+		lines++
+		if entry.Request.Operation == operation && entry.Request.Path == path {
+			count++
+		}
+	}
+	must(t, scanner.Err())
+	if lines == 0 {
+		t.Fatal("the audit log knows no request of pkiwarden's: the count would be 0 by itself")
+	}
+	return count
+}
+
+// recent checks that a series is a time not long ago.
+func recent(pod *world.Pod, series string, since time.Time) func(context.Context) error {
+	return func(ctx context.Context) error {
+		got, err := pod.Metric(ctx, series)
+		if err != nil {
+			return err
+		}
+		if at := time.UnixMilli(int64(got * 1000)); at.Before(since) || at.After(time.Now()) {
+			return fmt.Errorf("%s is %s, want between %s and now", series, at, since)
+		}
+		return nil
+	}
+}
+
+func finding(rule, severity string) string {
+	return fmt.Sprintf(`pkiwarden_findings{rule="%s",severity="%s"}`, rule, severity)
+}
+
+func absent(t *testing.T, ctx context.Context, pod *world.Pod, series string) {
+	t.Helper()
+	if v, err := pod.Metric(ctx, series); !errors.Is(err, world.ErrAbsent) {
+		t.Errorf("%s is %v, %v; want it absent", series, v, err)
+	}
+}
+
+// The controller's tidy, by its own decision.
+func TestTidyRun(t *testing.T) {
+	c := tidying(t)
+	ctx, w := c.ctx, c.w
+	plain := newFleet(t, ctx, w, world.PKIOptions{Mount: "plain"})
+	auto := newFleet(t, ctx, w, world.PKIOptions{Mount: "auto", AutoRebuild: true})
+	denied := newFleet(t, ctx, w, world.PKIOptions{Mount: "denied"})
+	killed := newFleet(t, ctx, w, world.PKIOptions{Mount: "killed"})
+	killed.revoke(8)
+	denied.revoke(6)
+	t.Run("switched off", func(t *testing.T) { switchedOff(t, c, denied.in(t)) })
+	t.Run("without the right", func(t *testing.T) { withoutTheRight(t, c, denied.in(t)) })
+	t.Run("killed in mid-run", func(t *testing.T) { killedInMidRun(t, c, killed.in(t)) })
+	t.Run("by volume", func(t *testing.T) { byVolume(t, c, plain.in(t), auto.in(t)) })
+	noSecrets(t, ctx, w, c.past...)
+}
+
+// switchedOff: pkiwarden says what it would do, and does not do it.
+func switchedOff(t *testing.T, c *controller, f *fleet) {
+	pod := c.Pod
+	f.ripen()
+	eventually(t, f.ctx, 20*time.Second, "a finding says that tidy would run", metricIs(pod, finding("tidy-would-run", "info"), 2))
+	must(t, metricIs(pod, f.series("crl_reclaimable_entries", ""), float64(len(f.issued)))(f.ctx))
+	absent(t, f.ctx, pod, f.series("tidy_next_timestamp_seconds", ""))
+	absent(t, f.ctx, pod, f.series("tidy_runs_total", "ok"))
+	time.Sleep(2 * time.Second) // two more looks
+	must(t, f.lists(f.issued...))
+	if n := f.asked(); n != 0 {
+		t.Errorf("vault was asked for %d runs of tidy", n)
+	}
+	states, err := f.w.Client.CoreV1().ConfigMaps(world.ControllerNamespace).List(f.ctx, metav1.ListOptions{})
+	must(t, err)
+	for _, m := range states.Items {
+		if strings.HasPrefix(m.Name, "pkiwarden-state-") {
+			t.Errorf("switched off, it wrote down a record of tidy: %s", m.Name)
+		}
+	}
+}
+
+// withoutTheRight: Vault's policy lacks the one line. It is named; asking goes
+// on at the pace of tidy, not of the loop; granted, the run comes.
+func withoutTheRight(t *testing.T, c *controller, f *fleet) {
+	ctx := c.ctx
+	restore := withoutTidy(t, ctx, c.w)
+	c.enable(t, nil, f.Mount)
+	pod := c.Pod
+	eventually(t, ctx, 20*time.Second, "a finding names the missing right", metricIs(pod, finding("tidy-permission", "warning"), 1))
+	_, err := pod.WaitForLog(ctx, `needs capability .*update.* on path .*denied/tidy`)
+	must(t, err)
+	absent(t, ctx, pod, finding("tidy-failed", "warning"))
+	first, began := f.asked(), time.Now()
+	time.Sleep(7 * time.Second)
+	if n := f.asked() - first; n > 2 {
+		t.Errorf("vault was asked %d times more within %s, with a minimum interval of 3s", n, time.Since(began))
+	}
+	if n := strings.Count(pod.Log(), "denied/tidy"); n > 6 {
+		t.Errorf("the missing right is in %d log lines:\n%s", n, pod.LogTail(30))
+	}
+	must(t, metricIs(pod, finding("tidy-permission", "warning"), 1)(ctx))
+	must(t, f.lists(f.issued...))
+
+	restore()
+	eventually(t, ctx, 30*time.Second, "granted, the run comes", metricIs(pod, f.series("tidy_runs_total", "ok"), 1))
+	must(t, f.lists())
+	eventually(t, ctx, 10*time.Second, "the finding ends", func(ctx context.Context) error {
+		if _, err := pod.Metric(ctx, finding("tidy-permission", "warning")); !errors.Is(err, world.ErrAbsent) {
+			return fmt.Errorf("the finding is still there (%v)", err)
+		}
+		return nil
+	})
+}
+
+// withoutTidy takes the right to tidy from the policy that pkiwarden's role
+// has; the result gives it back.
+func withoutTidy(t *testing.T, ctx context.Context, w *world.World) (restore func()) {
+	t.Helper()
+	const name = "pkiwarden-tidy"
+	shipped, err := w.Vault.Client().Sys().GetPolicyWithContext(ctx, name)
+	must(t, err)
+	must(t, w.Vault.Client().Sys().PutPolicyWithContext(ctx, name, `path "+/crl/rotate" { capabilities = ["read"] }`))
+	return func() {
+		t.Helper()
+		must(t, w.Vault.Client().Sys().PutPolicyWithContext(ctx, name, shipped))
+	}
+}
+
+// killedInMidRun: the pod is gone while Vault tidies. Its next life finds the
+// run and sees it through.
+func killedInMidRun(t *testing.T, c *controller, f *fleet) {
+	ctx := c.ctx
+	must(t, f.lists(f.issued...))
+	c.enable(t, map[string]any{"tidy.pause": "900ms"}, f.Mount)
+	pod := c.Pod
+	f.tidyIs("Running")
+	must(t, pod.Kill())
+	if n := f.asked(); n != 1 {
+		t.Fatalf("vault was asked for %d runs, want 1", n)
+	}
+	must(t, pod.Start(ctx))
+	var leader *world.Pod
+	eventually(t, ctx, 20*time.Second, "it leads again", oneLeader([]*world.Pod{pod}, &leader))
+	if status, err := f.TidyStatus(ctx); err != nil || status["state"] != "Running" {
+		t.Fatalf("the story ends too soon: %v, %v", status["state"], err)
+	}
+	eventually(t, ctx, 40*time.Second, "the run is seen through", metricIs(pod, f.series("tidy_runs_total", "ok"), 1))
+	must(t, f.lists())
+	if n := f.asked(); n != 1 {
+		t.Errorf("vault was asked for %d runs, want the one", n)
+	}
+}
+
+// byVolume: expired revocations pile up in two mounts, one of which rebuilds
+// its list by time only.
+func byVolume(t *testing.T, c *controller, plain, auto *fleet) {
+	ctx, w, began := c.ctx, c.w, time.Now()
+	c.enable(t, nil, plain.Mount, auto.Mount)
+	pod := c.Pod
+	for _, f := range []*fleet{plain, auto} {
+		eventually(t, ctx, 20*time.Second, "the controller counts runs in "+f.Mount, metricIs(pod, f.series("tidy_runs_total", "ok"), 0))
+	}
+	both := []*fleet{plain, auto}
+	old := map[*fleet][]string{}
+	for _, f := range both {
+		old[f] = f.revoke(8)
+		must(t, f.Rotate(ctx)) // auto would show them in days
+		must(t, f.lists(old[f]...))
+	}
+	time.Sleep(time.Until(auto.last.Add(fleetTTL - 3*time.Second)))
+	live := map[*fleet][]string{}
+	for _, f := range both {
+		live[f] = f.revoke(3)
+		must(t, f.Rotate(ctx))
+		must(t, metricIs(pod, f.series("tidy_runs_total", "ok"), 0)(ctx))
+	}
+	for _, f := range both {
+		eventually(t, ctx, 15*time.Second, "tidy has run in "+f.Mount, metricIs(pod, f.series("tidy_runs_total", "ok"), 1))
+		must(t, f.lists(live[f]...))
+		if n := f.asked(); n != 1 {
+			t.Errorf("vault was asked for %d runs in %s, want 1", n, f.Mount)
+		}
+	}
+	if n := audited(t, w, "read", "auto/crl/rotate"); n != 1 {
+		t.Errorf("the list of auto was rotated %d times, want once", n)
+	}
+	if n := audited(t, w, "read", "plain/crl/rotate"); n != 0 {
+		t.Errorf("the list of plain was rotated %d times: vault rebuilds it by itself", n)
+	}
+	for _, f := range both {
+		eventually(t, ctx, 10*time.Second, "the metrics say that it worked in "+f.Mount, recent(pod, f.series("tidy_last_effective_timestamp_seconds", ""), began))
+	}
+	for _, f := range both {
+		eventually(t, ctx, 25*time.Second, "the rest of "+f.Mount+" goes too", metricIs(pod, f.series("tidy_runs_total", "ok"), 2))
+		must(t, f.lists())
+		eventually(t, ctx, 10*time.Second, "nothing is reclaimable in "+f.Mount, metricIs(pod, f.series("crl_reclaimable_entries", ""), 0))
+		next, err := pod.Metric(ctx, f.series("tidy_next_timestamp_seconds", ""))
+		must(t, err)
+		if in := time.Until(time.Unix(int64(next), 0)); in < 167*time.Hour || in > 168*time.Hour {
+			t.Errorf("the next tidy of %s is due in %s, want within the week of tidy.trigger.atLeastEvery", f.Mount, in)
+		}
+	}
+}
+
+// On Consul the decision, the run and the proof are the same.
+func TestTidyRunOnConsul(t *testing.T) {
+	t.Parallel()
+	ctx := serverstest.Context(t)
+	set := serverstest.New(t)
+	consul, err := set.StartConsul(ctx, servers.ConsulOptions{})
+	must(t, err)
+	w, err := world.New(ctx, set, world.Options{})
+	must(t, err)
+	briefly(w)
+	w.Setting("consul.address", consul.Address)
+	w.Setting("tidy.enabled", true)
+	pod, err := w.StartPod(ctx, world.PodOptions{Name: "vault-0"})
+	must(t, err)
+	must(t, w.Delivered(ctx))
+	must(t, w.StartVault(ctx, servers.VaultOptions{Storage: servers.ConsulStorage{Consul: consul}, Audit: true}))
+	f := newFleet(t, ctx, w, world.PKIOptions{})
+	old := f.revoke(8)
+	eventually(t, ctx, 20*time.Second, "the list is measured", measures(pod, f.PKI, 392892))
+	must(t, f.lists(old...))
+	f.ripen()
+	eventually(t, ctx, 20*time.Second, "tidy has run", metricIs(pod, f.series("tidy_runs_total", "ok"), 1))
+	must(t, f.lists())
+	eventually(t, ctx, 20*time.Second, "the shorter list is measured", measures(pod, f.PKI, 392892))
+	if n := f.asked(); n != 1 {
+		t.Errorf("vault was asked for %d runs, want 1", n)
+	}
+	noSecrets(t, ctx, w, pod)
+}
+
+// jobs is the CronJob's pod, for any number of commands.
+type jobs struct {
+	t   *testing.T
+	ctx context.Context
+	w   *world.World
+	pod *world.Pod
+}
+
+// in is the pod for a part of the story: what fails there fails that part.
+func (j *jobs) in(t *testing.T) *jobs {
+	return &jobs{t: t, ctx: j.ctx, w: j.w, pod: j.pod}
+}
+
+func newJobs(t *testing.T, ctx context.Context, w *world.World, name string, set map[string]any) *jobs {
+	t.Helper()
+	pod, err := w.NewPod(ctx, world.PodOptions{
+		Name: name, Config: "tidy-cronjob/config.yaml", Namespace: world.ControllerNamespace, ServiceAccount: "pkiwarden-tidy",
+		Set: set, Command: []string{"tidy", "-o", "json"},
+	})
+	must(t, err)
+	return &jobs{t: t, ctx: ctx, w: w, pod: pod}
+}
+
+// options are the pod's process with other arguments.
+func (j *jobs) options(args ...string) servers.ProgramOptions {
+	return servers.ProgramOptions{
+		Name: "tidy", Path: j.w.Pkiwarden, Args: append(append([]string{"tidy"}, args...), "--config="+j.pod.ConfigFile),
+		Env: []string{"POD_NAME=" + j.pod.Identity.Pod, "POD_NAMESPACE=" + j.pod.Identity.Namespace, "POD_UID=" + string(j.pod.Identity.PodUID)},
+	}
+}
+
+// tidy runs `pkiwarden tidy` and checks its exit code.
+func (j *jobs) tidy(code int, args ...string) servers.Result {
+	j.t.Helper()
+	result, err := j.w.Set.Run(j.ctx, j.options(args...))
+	must(j.t, err)
+	if result.ExitCode != code {
+		j.t.Fatalf("pkiwarden tidy %s: exit code %d, want %d\nstdout: %s\nstderr: %s", strings.Join(args, " "), result.ExitCode, code, result.Stdout, result.Stderr)
+	}
+	if strings.Contains(result.Stdout+result.Stderr, "hvs.") || strings.Contains(result.Stderr, "goroutine ") {
+		j.t.Errorf("pkiwarden tidy %s: a token or a stack trace is in its output:\n%s%s", strings.Join(args, " "), result.Stdout, result.Stderr)
+	}
+	return result
+}
+
+// report is one mount's, as the contract has it: no other keys, none missing.
+type report struct {
+	Mount     string
+	Run       bool
+	Reason    string
+	Predicted struct{ Reclaimable, BytesAfter int64 }
+	Result    *struct {
+		State                                                string
+		Deleted                                              *int64
+		EntriesBefore, EntriesAfter, BytesBefore, BytesAfter int64
+		CRLRotated                                           bool
+	}
+}
+
+// report runs the command with -o json for one mount.
+func (j *jobs) report(code int, mount string, args ...string) report {
+	j.t.Helper()
+	result := j.tidy(code, append([]string{"-o", "json", "--mount", mount}, args...)...)
+	var raw []map[string]any
+	if err := json.Unmarshal([]byte(result.Stdout), &raw); err != nil || len(raw) != 1 {
+		j.t.Fatalf("want one report, have %v: %s\nstderr: %s", err, result.Stdout, result.Stderr)
+	}
+	j.keys(raw[0], "mount", "predicted", "reason", "result", "run")
+	j.keys(raw[0]["predicted"], "bytesAfter", "reclaimable")
+	if raw[0]["result"] != nil {
+		j.keys(raw[0]["result"], "bytesAfter", "bytesBefore", "crlRotated", "deleted", "entriesAfter", "entriesBefore", "state")
+	}
+	var reports []report
+	must(j.t, json.Unmarshal([]byte(result.Stdout), &reports))
+	if reports[0].Mount != mount {
+		j.t.Fatalf("report of mount %q, want %q", reports[0].Mount, mount)
+	}
+	return reports[0]
+}
+
+func (j *jobs) keys(object any, want ...string) {
+	j.t.Helper()
+	m, _ := object.(map[string]any)
+	if got := slices.Sorted(maps.Keys(m)); !slices.Equal(got, want) {
+		j.t.Errorf("keys %v, want %v", got, want)
+	}
+}
+
+// The command, as the CronJob's pod runs it, beside a controller.
+func TestTidyCommand(t *testing.T) {
+	c := tidying(t)
+	ctx, w := c.ctx, c.w
+	manifest, err := filepath.Abs("../../manifests/tidy-cronjob")
+	must(t, err)
+	must(t, w.Apply(ctx, manifest))
+	first := newFleet(t, ctx, w, world.PKIOptions{Mount: "first"})
+	slow := newFleet(t, ctx, w, world.PKIOptions{Mount: "slow"})
+	denied := newFleet(t, ctx, w, world.PKIOptions{Mount: "denied"})
+	beside := newFleet(t, ctx, w, world.PKIOptions{Mount: "beside", AutoRebuild: true})
+	slow.revoke(6)
+	denied.revoke(4)
+	first.revoke(5)
+
+	// Nobody there: given up on within the time of a login, half a minute.
+	nobody := newJobs(t, ctx, w, "nobody", map[string]any{"vault.address": "https://127.0.0.1:1"})
+	lost, err := w.Set.NewProgram(nobody.options())
+	must(t, err)
+	must(t, lost.Start(ctx))
+
+	jobs := newJobs(t, ctx, w, "pkiwarden-tidy-1", nil)
+	t.Run("usage", func(t *testing.T) { jobs.in(t).usage() })
+	t.Run("refused", func(t *testing.T) { jobs.in(t).refused(denied.in(t)) })
+	t.Run("to the proof", func(t *testing.T) { jobs.in(t).toTheProof(first.in(t)) })
+	t.Run("interrupted", func(t *testing.T) { jobs.in(t).interrupted(slow.in(t)) })
+	t.Run("beside a controller", func(t *testing.T) { jobs.in(t).besideController(c, beside.in(t)) })
+
+	code, err := lost.Wait(ctx)
+	must(t, err)
+	if code != 3 || !strings.Contains(lost.Log(), "127.0.0.1:1") || strings.Count(lost.Log(), "\n") > 6 {
+		t.Errorf("exit code %d where no Vault is, want 3 and few lines:\n%s", code, lost.Log())
+	}
+	noSecrets(t, ctx, w, c.past...)
+}
+
+// usage: what was asked for wrongly is exit code 64, what is not there is 2.
+func (j *jobs) usage() {
+	j.t.Helper()
+	for want, args := range map[string][]string{
+		"--mount":           {"--mount"},
+		"unknown flag":      {"--forced"},
+		"table or json":     {"-o", "xml"},
+		"accepts at most 0": {"pki"},
+	} {
+		if r := j.tidy(64, args...); !strings.Contains(r.Stderr, "error: ") || r.Stdout != "" {
+			j.t.Errorf("tidy %s: want %q\nstdout: %s\nstderr: %s", strings.Join(args, " "), want, r.Stdout, r.Stderr)
+		}
+	}
+	short := newJobs(j.t, j.ctx, j.w, "short", map[string]any{"tidy.allowShortSafetyBuffer": false})
+	if r := short.tidy(64); !strings.Contains(r.Stderr, "tidy.safetyBuffer") || !strings.Contains(r.Stderr, "allowShortSafetyBuffer") {
+		j.t.Errorf("below the floor: %s", r.Stderr)
+	}
+	if r := j.tidy(2, "--mount", "frist"); !strings.Contains(r.Stderr, `no PKI mount "frist"`) || !strings.Contains(r.Stderr, "first") {
+		j.t.Errorf("unknown mount: %s", r.Stderr)
+	}
+}
+
+// refused: the policy lacks pki/tidy. Each call asks anew and says so.
+func (j *jobs) refused(f *fleet) {
+	j.t.Helper()
+	restore := withoutTidy(j.t, j.ctx, j.w)
+	defer restore()
+	f.ripen()
+	for range 2 {
+		r := j.tidy(2, "-o", "json", "--mount", f.Mount)
+		if want := `needs capability "update" on path "denied/tidy"`; !strings.Contains(r.Stderr, want) {
+			j.t.Errorf("want … %s …: %s", want, r.Stderr)
+		}
+		var reports []report
+		must(j.t, json.Unmarshal([]byte(r.Stdout), &reports))
+		if len(reports) != 1 || reports[0].Run || reports[0].Result != nil || !strings.Contains(reports[0].Reason, "permission denied") {
+			j.t.Errorf("report %s", r.Stdout)
+		}
+	}
+}
+
+// toTheProof: look, act without waiting, follow, and find nothing left to do.
+func (j *jobs) toTheProof(f *fleet) {
+	j.t.Helper()
+	t := j.t
+	f.ripen()
+	count := int64(len(f.issued))
+	before, err := f.CRL(j.ctx)
+	must(t, err)
+	dry := j.report(0, f.Mount, "--dry-run")
+	if dry.Run || dry.Result != nil || dry.Predicted.Reclaimable != count || dry.Predicted.BytesAfter >= int64(len(before.Raw)) || !strings.Contains(dry.Reason, "a run is due") {
+		t.Errorf("dry run: %+v", dry)
+	}
+	table := j.tidy(0, "--dry-run")
+	lines := strings.Split(strings.TrimSpace(table.Stdout), "\n")
+	if len(lines) != 5 || !strings.HasPrefix(lines[0], "MOUNT") || !strings.HasPrefix(lines[3], "first") && !strings.HasPrefix(lines[2], "first") && !strings.Contains(table.Stdout, "\nfirst ") {
+		t.Errorf("table:\n%s", table.Stdout)
+	}
+	after, err := f.CRL(j.ctx)
+	must(t, err)
+	if n := f.asked(); n != 0 || after.Number.Cmp(before.Number) != 0 {
+		t.Errorf("a dry run asked %d times for a tidy, the list's number went from %s to %s", n, before.Number, after.Number)
+	}
+
+	started := j.report(0, f.Mount, "--wait=false")
+	if !started.Run || started.Result != nil || started.Predicted != dry.Predicted {
+		t.Errorf("without waiting: %+v", started)
+	}
+	followed := j.report(0, f.Mount)
+	if r := followed.Result; followed.Run || r == nil || r.State != "finished" || r.Deleted == nil || *r.Deleted != count || r.EntriesBefore != count || r.EntriesAfter != 0 ||
+		r.BytesBefore != int64(len(before.Raw)) || r.CRLRotated {
+		t.Errorf("followed: %+v, %+v", followed, r)
+	}
+	must(t, f.lists())
+	shrunk, err := f.CRL(j.ctx)
+	must(t, err)
+	if r := followed.Result; r != nil && r.BytesAfter != int64(len(shrunk.Raw)) {
+		t.Errorf("%d bytes after, a second client fetches %d", r.BytesAfter, len(shrunk.Raw))
+	}
+
+	time.Sleep(3500 * time.Millisecond) // the minimum interval
+	if idle := j.report(0, f.Mount); idle.Run || idle.Result != nil || !strings.Contains(idle.Reason, "nothing makes a run due") {
+		t.Errorf("nothing to do: %+v", idle)
+	}
+	forced := j.report(0, f.Mount, "--force")
+	if r := forced.Result; !forced.Run || r == nil || r.State != "finished" || *r.Deleted != 0 || !strings.HasPrefix(forced.Reason, "forced") {
+		t.Errorf("forced: %+v, %+v", forced, r)
+	}
+	if n := f.asked(); n != 2 {
+		t.Errorf("vault was asked for %d runs, want 2", n)
+	}
+}
+
+// interrupted: Ctrl-C ends the command, not the run; the next call sees it
+// through.
+func (j *jobs) interrupted(f *fleet) {
+	j.t.Helper()
+	t, ctx, w := j.t, j.ctx, j.w
+	slowly := newJobs(t, ctx, w, "pkiwarden-tidy-2", map[string]any{"tidy.pause": "500ms"})
+	program, err := w.Set.NewProgram(slowly.options("-o", "json", "--mount", f.Mount))
+	must(t, err)
+	must(t, program.Start(ctx))
+	f.tidyIs("Running")
+	must(t, program.Signal(os.Interrupt))
+	signalled := time.Now()
+	code, err := program.Wait(ctx)
+	must(t, err)
+	if took := time.Since(signalled); code != 130 || took > 3*time.Second || !strings.Contains(program.Log(), "error: interrupted") {
+		t.Errorf("exit code %d after %s, want 130 at once:\n%s", code, took, program.Log())
+	}
+	f.tidyIs("Running")
+	followed := j.report(0, f.Mount)
+	if r := followed.Result; followed.Run || r == nil || r.State != "finished" || *r.Deleted != 6 || r.EntriesAfter != 0 {
+		t.Errorf("followed: %+v, %+v", followed, r)
+	}
+	if n := f.asked(); n != 1 {
+		t.Errorf("vault was asked for %d runs, want the one", n)
+	}
+	must(t, f.lists())
+}
+
+// besideController: two commands and a controller decide at the same time.
+func (j *jobs) besideController(c *controller, f *fleet) {
+	j.t.Helper()
+	t, ctx, w := j.t, j.ctx, j.w
+	c.enable(t, nil, f.Mount)
+	pod := c.Pod
+	f.revoke(6)
+	must(t, f.Rotate(ctx))
+	f.ripen()
+	var programs []*servers.Program
+	for range 2 {
+		p, err := w.Set.NewProgram(j.options("-o", "json", "--mount", f.Mount))
+		must(t, err)
+		must(t, p.Start(ctx))
+		programs = append(programs, p)
+	}
+	for _, p := range programs {
+		if code, err := p.Wait(ctx); err != nil || code != 0 {
+			t.Errorf("exit code %d, %v:\n%s", code, err, p.Log())
+		}
+	}
+	eventually(t, ctx, 20*time.Second, "the list has shrunk", func(context.Context) error { return f.lists() })
+	eventually(t, ctx, 10*time.Second, "the controller knows that it worked", recent(pod, f.series("tidy_last_effective_timestamp_seconds", ""), f.last))
+	if n := f.asked(); n != 1 {
+		t.Errorf("vault was asked for %d runs, want 1", n)
+	}
+	if n := audited(t, w, "read", f.Mount+"/crl/rotate"); n != 1 {
+		t.Errorf("the list was rotated %d times, want once", n)
+	}
+	must(t, pod.Signal(syscall.SIGTERM))
+	if code, err := pod.Wait(ctx); err != nil || code != 0 {
+		t.Errorf("the controller ended with %d, %v", code, err)
+	}
+}
