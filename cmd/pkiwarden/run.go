@@ -88,26 +88,23 @@ func runForever(ctx context.Context, a *app) error {
 // runOne runs until ctx ends, and returns nil, or until another configuration
 // is to take its place.
 func runOne(ctx context.Context, a *app, log *slog.Logger, cfg *config.Config, file *configFile) (*config.Config, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	i, err := newInstance(a, log, cfg)
 	if err != nil {
 		return nil, err
 	}
-	var changed *config.Config
+	ctx, cancel := context.WithCancel(ctx)
+	var next *config.Config
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		changed = file.watch(ctx, i.metrics.SetConfig)
-		cancel()
+		if next = file.watch(ctx, i.metrics.SetConfig); next != nil {
+			cancel()
+		}
 	}()
 	err = i.run(ctx)
 	cancel()
 	<-watched
-	if err != nil {
-		return nil, err
-	}
-	return changed, nil
+	return next, err
 }
 
 // newLogger is text on a terminal, else JSON, unless the configuration says.
@@ -170,8 +167,8 @@ func (f *configFile) fingerprint() string {
 // refuse marks the current file as bad, after it was tried.
 func (f *configFile) refuse() { f.state = reloadState{goodAt: f.former.goodAt} }
 
-// watch reports the state to report at once and after each change. It returns
-// a changed configuration that is good, or nil when ctx ends.
+// watch reports the state at once and after each change, until it finds a
+// changed configuration that is good, which it returns, or until ctx ends.
 func (f *configFile) watch(ctx context.Context, report func(ok bool, goodAt time.Time)) *config.Config {
 	report(f.state.ok, f.state.goodAt)
 	ticker := time.NewTicker(reloadInterval)
