@@ -235,9 +235,9 @@ func eachCertificate(t *testing.T, ctx context.Context, w *world.World) {
 	noSecrets(t, ctx, w, pod)
 }
 
-// Nobody has rights in a namespace that does not exist, so under the shipped
-// rights alone its absence is a missing right whose remedy names the namespace;
-// who may look at namespaces is told that it is missing.
+// Nobody has rights in a namespace that does not exist. The shipped rights let
+// pkiwarden look whether the namespace that they name exists; of another one it
+// can only say that a right is missing in it.
 func missingNamespace(t *testing.T, ctx context.Context, w *world.World) {
 	const absent = "not-there-yet"
 	pod, err := w.StartPod(ctx, world.PodOptions{Name: "vault-0", Set: map[string]any{"deliver": nil, "certificates": []any{

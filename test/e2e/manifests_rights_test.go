@@ -29,6 +29,7 @@ var (
 		"get configmaps vault/kube-root-ca.crt",
 		"create,list,watch certificatesigningrequests",
 		"get certificatesigningrequests /any",
+		"get namespaces /vault",
 	}, rightsOnState...)
 	// everybody has what system:basic-user gives the authenticated.
 	rightsOfEverybody = []string{"create selfsubjectreviews", "create selfsubjectaccessreviews", "create selfsubjectrulesreviews"}
@@ -50,7 +51,7 @@ var asked = []struct {
 	{group: "", resource: "serviceaccounts/token", names: []string{"vault"}},
 	{group: "", resource: "services", names: []string{"vault"}},
 	{group: "", resource: "events", names: []string{"any"}},
-	{group: "", resource: "namespaces", names: []string{"any"}, cluster: true},
+	{group: "", resource: "namespaces", names: []string{"vault", "any"}, cluster: true},
 	{group: "", resource: "nodes", names: []string{"any"}, cluster: true},
 	{group: "", resource: "users", names: []string{"any"}, cluster: true, verbs: []string{"impersonate"}},
 	{group: "apps", resource: "statefulsets", names: []string{"vault"}},
