@@ -9,10 +9,8 @@ import (
 	"maps"
 	"math/big"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -27,7 +25,7 @@ import (
 const (
 	// fleetTTL is how long a fleet's certificates live. Vault refuses to revoke
 	// what has less than two seconds left.
-	fleetTTL = 8 * time.Second
+	fleetTTL = 9 * time.Second
 	// fleetBuffer is tidy.safetyBuffer of the stories.
 	fleetBuffer = time.Second
 )
@@ -100,10 +98,16 @@ func newFleet(t *testing.T, ctx context.Context, w *world.World, o world.PKIOpti
 	p, err := w.EnablePKI(ctx, o)
 	must(t, err)
 	f := &fleet{PKI: p, t: t, ctx: ctx, w: w, client: w.Vault.Client()}
-	_, err = f.client.Logical().WriteWithContext(ctx, p.Mount+"/tidy", map[string]any{"tidy_revoked_certs": true, "tidy_cert_store": true, "safety_buffer": "1s"})
-	must(t, err)
-	f.tidyIs("Finished")
+	f.tidyByHand()
 	return f
+}
+
+// tidyByHand is a tidy that pkiwarden has nothing to do with.
+func (f *fleet) tidyByHand() {
+	f.t.Helper()
+	_, err := f.client.Logical().WriteWithContext(f.ctx, f.Mount+"/tidy", map[string]any{"tidy_revoked_certs": true, "tidy_cert_store": true, "safety_buffer": fleetBuffer.String()})
+	must(f.t, err)
+	f.tidyIs("Finished")
 }
 
 // revoke is n pods that come and go; it returns the serials.
@@ -253,12 +257,18 @@ func TestTidyRun(t *testing.T) {
 	auto := newFleet(t, ctx, w, world.PKIOptions{Mount: "auto", AutoRebuild: true})
 	denied := newFleet(t, ctx, w, world.PKIOptions{Mount: "denied"})
 	killed := newFleet(t, ctx, w, world.PKIOptions{Mount: "killed"})
-	killed.revoke(8)
-	denied.revoke(6)
+	left := newFleet(t, ctx, w, world.PKIOptions{Mount: "left", AutoRebuild: true})
+	forgotten := newFleet(t, ctx, w, world.PKIOptions{Mount: "forgotten"})
+	for _, f := range []*fleet{left, forgotten, killed, denied} {
+		f.revoke(6)
+		must(t, f.Rotate(ctx))
+	}
 	t.Run("switched off", func(t *testing.T) { switchedOff(t, c, denied.in(t)) })
+	t.Run("left by somebody", func(t *testing.T) { leftBySomebody(t, c, left.in(t)) })
 	t.Run("without the right", func(t *testing.T) { withoutTheRight(t, c, denied.in(t)) })
 	t.Run("killed in mid-run", func(t *testing.T) { killedInMidRun(t, c, killed.in(t)) })
 	t.Run("by volume", func(t *testing.T) { byVolume(t, c, plain.in(t), auto.in(t)) })
+	t.Run("forgotten by vault", func(t *testing.T) { forgottenByVault(t, c, forgotten.in(t)) })
 	noSecrets(t, ctx, w, c.past...)
 }
 
@@ -266,7 +276,7 @@ func TestTidyRun(t *testing.T) {
 func switchedOff(t *testing.T, c *controller, f *fleet) {
 	pod := c.Pod
 	f.ripen()
-	eventually(t, f.ctx, 20*time.Second, "a finding says that tidy would run", metricIs(pod, finding("tidy-would-run", "info"), 2))
+	eventually(t, f.ctx, 20*time.Second, "a finding says that tidy would run", metricIs(pod, finding("tidy-would-run", "info"), 4))
 	must(t, metricIs(pod, f.series("crl_reclaimable_entries", ""), float64(len(f.issued)))(f.ctx))
 	absent(t, f.ctx, pod, f.series("tidy_next_timestamp_seconds", ""))
 	absent(t, f.ctx, pod, f.series("tidy_runs_total", "ok"))
@@ -281,6 +291,27 @@ func switchedOff(t *testing.T, c *controller, f *fleet) {
 		if strings.HasPrefix(m.Name, "pkiwarden-state-") {
 			t.Errorf("switched off, it wrote down a record of tidy: %s", m.Name)
 		}
+	}
+}
+
+// leftBySomebody: where Vault rebuilds the list by time only, tidy alone does
+// not shrink it. Whose tidy it was makes no difference.
+func leftBySomebody(t *testing.T, c *controller, f *fleet) {
+	f.ripen()
+	f.tidyByHand()
+	status, err := f.TidyStatus(c.ctx)
+	must(t, err)
+	if n := fmt.Sprint(status["revoked_cert_deleted_count"]); n != "6" {
+		t.Fatalf("the story begins wrong: tidy deleted %s revocations, want 6", n)
+	}
+	eventually(t, c.ctx, 10*time.Second, "a finding says that the list is to be rotated", metricIs(c.Pod, finding("crl-rotate-needed", "info"), 1))
+	must(t, f.lists(f.issued...))
+
+	c.enable(t, nil, f.Mount)
+	eventually(t, c.ctx, 20*time.Second, "the list has shrunk", func(context.Context) error { return f.lists() })
+	eventually(t, c.ctx, 10*time.Second, "pkiwarden counts that as well done", metricIs(c.Pod, f.series("tidy_runs_total", "ok"), 1))
+	if n := audited(t, f.w, "read", f.Mount+"/crl/rotate"); n != 1 {
+		t.Errorf("the list was rotated %d times, want once", n)
 	}
 }
 
@@ -336,7 +367,7 @@ func withoutTidy(t *testing.T, ctx context.Context, w *world.World) (restore fun
 func killedInMidRun(t *testing.T, c *controller, f *fleet) {
 	ctx := c.ctx
 	must(t, f.lists(f.issued...))
-	c.enable(t, map[string]any{"tidy.pause": "900ms"}, f.Mount)
+	c.enable(t, map[string]any{"tidy.pause": "1500ms"}, f.Mount)
 	pod := c.Pod
 	f.tidyIs("Running")
 	must(t, pod.Kill())
@@ -356,6 +387,29 @@ func killedInMidRun(t *testing.T, c *controller, f *fleet) {
 	}
 }
 
+// forgottenByVault: Vault dies in mid-run, and with it all that it knew of the
+// run. That one is interrupted; once Vault has settled, the next is decided.
+func forgottenByVault(t *testing.T, c *controller, f *fleet) {
+	must(t, f.lists(f.issued...))
+	c.enable(t, map[string]any{"tidy.pause": "900ms"}, f.Mount)
+	f.tidyIs("Running")
+	must(t, c.w.Vault.Kill())
+	lines := strings.Count(c.Log(), "\n")
+	time.Sleep(5 * time.Second)
+	if n := strings.Count(c.Log(), "\n") - lines; n > 10 {
+		t.Errorf("%d log lines in 5 s without Vault:\n%s", n, c.LogTail(n))
+	}
+	must(t, c.w.Vault.Start(c.ctx))
+	must(t, c.w.Vault.Unseal(c.ctx))
+	eventually(t, c.ctx, 40*time.Second, "the run counts as interrupted", metricIs(c.Pod, f.series("tidy_runs_total", "interrupted"), 1))
+	must(t, f.lists(f.issued...))
+	eventually(t, c.ctx, 40*time.Second, "the next one does it", metricIs(c.Pod, f.series("tidy_runs_total", "ok"), 1))
+	must(t, f.lists())
+	if n := f.asked(); n != 2 {
+		t.Errorf("vault was asked for %d runs, want 2", n)
+	}
+}
+
 // byVolume: expired revocations pile up in two mounts, one of which rebuilds
 // its list by time only.
 func byVolume(t *testing.T, c *controller, plain, auto *fleet) {
@@ -372,7 +426,7 @@ func byVolume(t *testing.T, c *controller, plain, auto *fleet) {
 		must(t, f.Rotate(ctx)) // auto would show them in days
 		must(t, f.lists(old[f]...))
 	}
-	time.Sleep(time.Until(auto.last.Add(fleetTTL - 3*time.Second)))
+	time.Sleep(time.Until(auto.last.Add(fleetTTL - 2*time.Second)))
 	live := map[*fleet][]string{}
 	for _, f := range both {
 		live[f] = f.revoke(3)
@@ -435,284 +489,4 @@ func TestTidyRunOnConsul(t *testing.T) {
 		t.Errorf("vault was asked for %d runs, want 1", n)
 	}
 	noSecrets(t, ctx, w, pod)
-}
-
-// jobs is the CronJob's pod, for any number of commands.
-type jobs struct {
-	t   *testing.T
-	ctx context.Context
-	w   *world.World
-	pod *world.Pod
-}
-
-// in is the pod for a part of the story: what fails there fails that part.
-func (j *jobs) in(t *testing.T) *jobs {
-	return &jobs{t: t, ctx: j.ctx, w: j.w, pod: j.pod}
-}
-
-func newJobs(t *testing.T, ctx context.Context, w *world.World, name string, set map[string]any) *jobs {
-	t.Helper()
-	pod, err := w.NewPod(ctx, world.PodOptions{
-		Name: name, Config: "tidy-cronjob/config.yaml", Namespace: world.ControllerNamespace, ServiceAccount: "pkiwarden-tidy",
-		Set: set, Command: []string{"tidy", "-o", "json"},
-	})
-	must(t, err)
-	return &jobs{t: t, ctx: ctx, w: w, pod: pod}
-}
-
-// options are the pod's process with other arguments.
-func (j *jobs) options(args ...string) servers.ProgramOptions {
-	return servers.ProgramOptions{
-		Name: "tidy", Path: j.w.Pkiwarden, Args: append(append([]string{"tidy"}, args...), "--config="+j.pod.ConfigFile),
-		Env: []string{"POD_NAME=" + j.pod.Identity.Pod, "POD_NAMESPACE=" + j.pod.Identity.Namespace, "POD_UID=" + string(j.pod.Identity.PodUID)},
-	}
-}
-
-// tidy runs `pkiwarden tidy` and checks its exit code.
-func (j *jobs) tidy(code int, args ...string) servers.Result {
-	j.t.Helper()
-	result, err := j.w.Set.Run(j.ctx, j.options(args...))
-	must(j.t, err)
-	if result.ExitCode != code {
-		j.t.Fatalf("pkiwarden tidy %s: exit code %d, want %d\nstdout: %s\nstderr: %s", strings.Join(args, " "), result.ExitCode, code, result.Stdout, result.Stderr)
-	}
-	if strings.Contains(result.Stdout+result.Stderr, "hvs.") || strings.Contains(result.Stderr, "goroutine ") {
-		j.t.Errorf("pkiwarden tidy %s: a token or a stack trace is in its output:\n%s%s", strings.Join(args, " "), result.Stdout, result.Stderr)
-	}
-	return result
-}
-
-// report is one mount's, as the contract has it: no other keys, none missing.
-type report struct {
-	Mount     string
-	Run       bool
-	Reason    string
-	Predicted struct{ Reclaimable, BytesAfter int64 }
-	Result    *struct {
-		State                                                string
-		Deleted                                              *int64
-		EntriesBefore, EntriesAfter, BytesBefore, BytesAfter int64
-		CRLRotated                                           bool
-	}
-}
-
-// report runs the command with -o json for one mount.
-func (j *jobs) report(code int, mount string, args ...string) report {
-	j.t.Helper()
-	result := j.tidy(code, append([]string{"-o", "json", "--mount", mount}, args...)...)
-	var raw []map[string]any
-	if err := json.Unmarshal([]byte(result.Stdout), &raw); err != nil || len(raw) != 1 {
-		j.t.Fatalf("want one report, have %v: %s\nstderr: %s", err, result.Stdout, result.Stderr)
-	}
-	j.keys(raw[0], "mount", "predicted", "reason", "result", "run")
-	j.keys(raw[0]["predicted"], "bytesAfter", "reclaimable")
-	if raw[0]["result"] != nil {
-		j.keys(raw[0]["result"], "bytesAfter", "bytesBefore", "crlRotated", "deleted", "entriesAfter", "entriesBefore", "state")
-	}
-	var reports []report
-	must(j.t, json.Unmarshal([]byte(result.Stdout), &reports))
-	if reports[0].Mount != mount {
-		j.t.Fatalf("report of mount %q, want %q", reports[0].Mount, mount)
-	}
-	return reports[0]
-}
-
-func (j *jobs) keys(object any, want ...string) {
-	j.t.Helper()
-	m, _ := object.(map[string]any)
-	if got := slices.Sorted(maps.Keys(m)); !slices.Equal(got, want) {
-		j.t.Errorf("keys %v, want %v", got, want)
-	}
-}
-
-// The command, as the CronJob's pod runs it, beside a controller.
-func TestTidyCommand(t *testing.T) {
-	c := tidying(t)
-	ctx, w := c.ctx, c.w
-	manifest, err := filepath.Abs("../../manifests/tidy-cronjob")
-	must(t, err)
-	must(t, w.Apply(ctx, manifest))
-	first := newFleet(t, ctx, w, world.PKIOptions{Mount: "first"})
-	slow := newFleet(t, ctx, w, world.PKIOptions{Mount: "slow"})
-	denied := newFleet(t, ctx, w, world.PKIOptions{Mount: "denied"})
-	beside := newFleet(t, ctx, w, world.PKIOptions{Mount: "beside", AutoRebuild: true})
-	slow.revoke(6)
-	denied.revoke(4)
-	first.revoke(5)
-
-	// Nobody there: given up on within the time of a login, half a minute.
-	nobody := newJobs(t, ctx, w, "nobody", map[string]any{"vault.address": "https://127.0.0.1:1"})
-	lost, err := w.Set.NewProgram(nobody.options())
-	must(t, err)
-	must(t, lost.Start(ctx))
-
-	jobs := newJobs(t, ctx, w, "pkiwarden-tidy-1", nil)
-	t.Run("usage", func(t *testing.T) { jobs.in(t).usage() })
-	t.Run("refused", func(t *testing.T) { jobs.in(t).refused(denied.in(t)) })
-	t.Run("to the proof", func(t *testing.T) { jobs.in(t).toTheProof(first.in(t)) })
-	t.Run("interrupted", func(t *testing.T) { jobs.in(t).interrupted(slow.in(t)) })
-	t.Run("beside a controller", func(t *testing.T) { jobs.in(t).besideController(c, beside.in(t)) })
-
-	code, err := lost.Wait(ctx)
-	must(t, err)
-	if code != 3 || !strings.Contains(lost.Log(), "127.0.0.1:1") || strings.Count(lost.Log(), "\n") > 6 {
-		t.Errorf("exit code %d where no Vault is, want 3 and few lines:\n%s", code, lost.Log())
-	}
-	noSecrets(t, ctx, w, c.past...)
-}
-
-// usage: what was asked for wrongly is exit code 64, what is not there is 2.
-func (j *jobs) usage() {
-	j.t.Helper()
-	for want, args := range map[string][]string{
-		"--mount":           {"--mount"},
-		"unknown flag":      {"--forced"},
-		"table or json":     {"-o", "xml"},
-		"accepts at most 0": {"pki"},
-	} {
-		if r := j.tidy(64, args...); !strings.Contains(r.Stderr, "error: ") || r.Stdout != "" {
-			j.t.Errorf("tidy %s: want %q\nstdout: %s\nstderr: %s", strings.Join(args, " "), want, r.Stdout, r.Stderr)
-		}
-	}
-	short := newJobs(j.t, j.ctx, j.w, "short", map[string]any{"tidy.allowShortSafetyBuffer": false})
-	if r := short.tidy(64); !strings.Contains(r.Stderr, "tidy.safetyBuffer") || !strings.Contains(r.Stderr, "allowShortSafetyBuffer") {
-		j.t.Errorf("below the floor: %s", r.Stderr)
-	}
-	if r := j.tidy(2, "--mount", "frist"); !strings.Contains(r.Stderr, `no PKI mount "frist"`) || !strings.Contains(r.Stderr, "first") {
-		j.t.Errorf("unknown mount: %s", r.Stderr)
-	}
-}
-
-// refused: the policy lacks pki/tidy. Each call asks anew and says so.
-func (j *jobs) refused(f *fleet) {
-	j.t.Helper()
-	restore := withoutTidy(j.t, j.ctx, j.w)
-	defer restore()
-	f.ripen()
-	for range 2 {
-		r := j.tidy(2, "-o", "json", "--mount", f.Mount)
-		if want := `needs capability "update" on path "denied/tidy"`; !strings.Contains(r.Stderr, want) {
-			j.t.Errorf("want … %s …: %s", want, r.Stderr)
-		}
-		var reports []report
-		must(j.t, json.Unmarshal([]byte(r.Stdout), &reports))
-		if len(reports) != 1 || reports[0].Run || reports[0].Result != nil || !strings.Contains(reports[0].Reason, "permission denied") {
-			j.t.Errorf("report %s", r.Stdout)
-		}
-	}
-}
-
-// toTheProof: look, act without waiting, follow, and find nothing left to do.
-func (j *jobs) toTheProof(f *fleet) {
-	j.t.Helper()
-	t := j.t
-	f.ripen()
-	count := int64(len(f.issued))
-	before, err := f.CRL(j.ctx)
-	must(t, err)
-	dry := j.report(0, f.Mount, "--dry-run")
-	if dry.Run || dry.Result != nil || dry.Predicted.Reclaimable != count || dry.Predicted.BytesAfter >= int64(len(before.Raw)) || !strings.Contains(dry.Reason, "a run is due") {
-		t.Errorf("dry run: %+v", dry)
-	}
-	table := j.tidy(0, "--dry-run")
-	lines := strings.Split(strings.TrimSpace(table.Stdout), "\n")
-	if len(lines) != 5 || !strings.HasPrefix(lines[0], "MOUNT") || !strings.HasPrefix(lines[3], "first") && !strings.HasPrefix(lines[2], "first") && !strings.Contains(table.Stdout, "\nfirst ") {
-		t.Errorf("table:\n%s", table.Stdout)
-	}
-	after, err := f.CRL(j.ctx)
-	must(t, err)
-	if n := f.asked(); n != 0 || after.Number.Cmp(before.Number) != 0 {
-		t.Errorf("a dry run asked %d times for a tidy, the list's number went from %s to %s", n, before.Number, after.Number)
-	}
-
-	started := j.report(0, f.Mount, "--wait=false")
-	if !started.Run || started.Result != nil || started.Predicted != dry.Predicted {
-		t.Errorf("without waiting: %+v", started)
-	}
-	followed := j.report(0, f.Mount)
-	if r := followed.Result; followed.Run || r == nil || r.State != "finished" || r.Deleted == nil || *r.Deleted != count || r.EntriesBefore != count || r.EntriesAfter != 0 ||
-		r.BytesBefore != int64(len(before.Raw)) || r.CRLRotated {
-		t.Errorf("followed: %+v, %+v", followed, r)
-	}
-	must(t, f.lists())
-	shrunk, err := f.CRL(j.ctx)
-	must(t, err)
-	if r := followed.Result; r != nil && r.BytesAfter != int64(len(shrunk.Raw)) {
-		t.Errorf("%d bytes after, a second client fetches %d", r.BytesAfter, len(shrunk.Raw))
-	}
-
-	time.Sleep(3500 * time.Millisecond) // the minimum interval
-	if idle := j.report(0, f.Mount); idle.Run || idle.Result != nil || !strings.Contains(idle.Reason, "nothing makes a run due") {
-		t.Errorf("nothing to do: %+v", idle)
-	}
-	forced := j.report(0, f.Mount, "--force")
-	if r := forced.Result; !forced.Run || r == nil || r.State != "finished" || *r.Deleted != 0 || !strings.HasPrefix(forced.Reason, "forced") {
-		t.Errorf("forced: %+v, %+v", forced, r)
-	}
-	if n := f.asked(); n != 2 {
-		t.Errorf("vault was asked for %d runs, want 2", n)
-	}
-}
-
-// interrupted: Ctrl-C ends the command, not the run; the next call sees it
-// through.
-func (j *jobs) interrupted(f *fleet) {
-	j.t.Helper()
-	t, ctx, w := j.t, j.ctx, j.w
-	slowly := newJobs(t, ctx, w, "pkiwarden-tidy-2", map[string]any{"tidy.pause": "500ms"})
-	program, err := w.Set.NewProgram(slowly.options("-o", "json", "--mount", f.Mount))
-	must(t, err)
-	must(t, program.Start(ctx))
-	f.tidyIs("Running")
-	must(t, program.Signal(os.Interrupt))
-	signalled := time.Now()
-	code, err := program.Wait(ctx)
-	must(t, err)
-	if took := time.Since(signalled); code != 130 || took > 3*time.Second || !strings.Contains(program.Log(), "error: interrupted") {
-		t.Errorf("exit code %d after %s, want 130 at once:\n%s", code, took, program.Log())
-	}
-	f.tidyIs("Running")
-	followed := j.report(0, f.Mount)
-	if r := followed.Result; followed.Run || r == nil || r.State != "finished" || *r.Deleted != 6 || r.EntriesAfter != 0 {
-		t.Errorf("followed: %+v, %+v", followed, r)
-	}
-	if n := f.asked(); n != 1 {
-		t.Errorf("vault was asked for %d runs, want the one", n)
-	}
-	must(t, f.lists())
-}
-
-// besideController: two commands and a controller decide at the same time.
-func (j *jobs) besideController(c *controller, f *fleet) {
-	j.t.Helper()
-	t, ctx, w := j.t, j.ctx, j.w
-	c.enable(t, nil, f.Mount)
-	pod := c.Pod
-	f.revoke(6)
-	must(t, f.Rotate(ctx))
-	f.ripen()
-	var programs []*servers.Program
-	for range 2 {
-		p, err := w.Set.NewProgram(j.options("-o", "json", "--mount", f.Mount))
-		must(t, err)
-		must(t, p.Start(ctx))
-		programs = append(programs, p)
-	}
-	for _, p := range programs {
-		if code, err := p.Wait(ctx); err != nil || code != 0 {
-			t.Errorf("exit code %d, %v:\n%s", code, err, p.Log())
-		}
-	}
-	eventually(t, ctx, 20*time.Second, "the list has shrunk", func(context.Context) error { return f.lists() })
-	eventually(t, ctx, 10*time.Second, "the controller knows that it worked", recent(pod, f.series("tidy_last_effective_timestamp_seconds", ""), f.last))
-	if n := f.asked(); n != 1 {
-		t.Errorf("vault was asked for %d runs, want 1", n)
-	}
-	if n := audited(t, w, "read", f.Mount+"/crl/rotate"); n != 1 {
-		t.Errorf("the list was rotated %d times, want once", n)
-	}
-	must(t, pod.Signal(syscall.SIGTERM))
-	if code, err := pod.Wait(ctx); err != nil || code != 0 {
-		t.Errorf("the controller ended with %d, %v", code, err)
-	}
 }
