@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -67,9 +68,14 @@ func describe(n ast.Node) string {
 	return "something else"
 }
 
+// userinfo is what may stand before the host of an address.
+var userinfo = regexp.MustCompile(`://.*@`)
+
 // quote shortens what is too long for a message.
 func quote(s string) string {
 	const most = 60
+	// Messages go to logs: the user and password of an address do not.
+	s = userinfo.ReplaceAllString(s, "://[redacted]@")
 	if utf8.RuneCountInString(s) > most {
 		s = string([]rune(s)[:most]) + "…"
 	}
