@@ -196,6 +196,11 @@ func (i *instance) lead(ctx context.Context) {
 		return
 	}
 	defer end()
+	if len(work) == 0 {
+		i.log.Warn("the leader has nothing to do: set vault.address or VAULT_ADDR, or declare certificates")
+		<-ctx.Done()
+		return
+	}
 	_ = loop.Group(ctx, work...) // its loops return nil
 }
 
