@@ -314,8 +314,11 @@ func oneSession(ctx context.Context, session *vault.Session, work func(context.C
 		called = true
 		return work(ctx)
 	})
-	if !called && ctx.Err() == nil {
-		return errLogin
+	switch {
+	case called:
+		return err
+	case ctx.Err() != nil:
+		return ctx.Err() // interrupted while it waited: nothing was done
 	}
-	return err
+	return errLogin
 }

@@ -7,7 +7,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,8 +32,8 @@ tidy where that is enabled. What it may change is said in the configuration;
 without one it only measures and reports.
 
 It ends on SIGTERM or SIGINT: work under way is joined first, then the Lease is
-released. A changed configuration file is read again within 10 seconds; a wrong
-one is refused and the last good one stays in force.`,
+released. A changed configuration file is read again within 10 seconds, or at
+once on SIGHUP; a wrong one is refused and the last good one stays in force.`,
 		Example: `  pkiwarden run
   pkiwarden run --config /etc/pkiwarden/config.yaml
   VAULT_ADDR=https://127.0.0.1:8200 VAULT_TOKEN=… pkiwarden run`,
@@ -61,6 +63,10 @@ func runForever(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	file.hup = hup
 	cfg, last := file.current, (*config.Config)(nil)
 	for {
 		log := newLogger(a.stderr, cfg.Log)
@@ -133,8 +139,9 @@ func isTerminal(w io.Writer) bool {
 type configFile struct {
 	app     *app
 	log     *slog.Logger
-	current *config.Config // the last that was accepted
-	seen    string         // fingerprint of the file, good or bad
+	hup     <-chan os.Signal // SIGHUP: look at once
+	current *config.Config   // the last that was accepted
+	seen    string           // fingerprint of the file, good or bad
 	state   reloadState
 	former  reloadState // the one before state
 }
@@ -177,6 +184,7 @@ func (f *configFile) watch(ctx context.Context, report func(ok bool, goodAt time
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-f.hup:
 		case <-ticker.C:
 		}
 		seen := f.fingerprint()

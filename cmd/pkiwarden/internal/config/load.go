@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"syscall"
 )
 
 // Load reads the configuration named by path, else by PKIWARDEN_CONFIG, else
@@ -35,11 +36,16 @@ func Load(path string, env func(string) string) (*Config, error) {
 // readFile reads one byte more than a file may have, so that a larger one is
 // noticed without being read.
 func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	// Without O_NONBLOCK, opening a pipe would wait for its writer, deaf to
+	// signals.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Mode()&fs.ModeNamedPipe != 0 {
+		return nil, fmt.Errorf("%s is a pipe: name a regular file", path)
+	}
 	return io.ReadAll(io.LimitReader(f, maxFileBytes+1))
 }
 
