@@ -168,7 +168,8 @@ func TestTidyShrinksTheCRL(t *testing.T) {
 			}
 			time.Sleep(7 * time.Second) // at most 5 s to live and 1 s of buffer
 
-			// Two jobs at once: one run, both see it through.
+			// Two jobs at once: one run; the other sees it through as well, or
+			// comes when it is over and finds nothing left to do.
 			var wg sync.WaitGroup
 			both := make([]tidier.Report, 2)
 			for i := range both {
@@ -187,6 +188,9 @@ func TestTidyShrinksTheCRL(t *testing.T) {
 			for i, r := range both {
 				if r.Run {
 					runs++
+				}
+				if late := !r.Run && r.Result == nil && r.Predicted.Reclaimable == 0; late {
+					continue
 				}
 				if r.Predicted.Reclaimable != 60 || r.Result == nil {
 					t.Fatalf("job %d: %+v", i, r)
