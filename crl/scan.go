@@ -20,6 +20,20 @@ type Options struct {
 	// 0 means DefaultMaxBytes. The input, with PEM's text and base64, may be
 	// twice as long and a MiB more. Beyond, Scan returns ErrTooLarge.
 	MaxBytes int64
+
+	// Each is shown every entry, in the list's order, before the signature or
+	// even the rest of the list has been looked at. An error of Each ends the
+	// scan, which returns it as it is.
+	Each func(Entry) error
+}
+
+// Entry is one revoked certificate.
+type Entry struct {
+	// Serial is the contents of the INTEGER: the serial number in two's
+	// complement, with the highest octet first and as few as possible. It is
+	// valid only until Each returns.
+	Serial    []byte
+	RevokedAt time.Time // to the second, in UTC
 }
 
 // Scan reads one revocation list, DER or PEM, from r to its end, in one pass
@@ -31,13 +45,13 @@ type Options struct {
 // PEM may have text and other blocks around the one list.
 //
 // What is wrong with the list is a *SyntaxError or ErrTooLarge; every other
-// error is r's own. With an error the Summary is empty.
+// error is r's own, or that of Options.Each. With an error the Summary is empty.
 func Scan(r io.Reader, o Options) (Summary, error) {
 	maxBytes := o.MaxBytes
 	if maxBytes <= 0 {
 		maxBytes = DefaultMaxBytes
 	}
-	s := scanner{maxBytes: maxBytes}
+	s := scanner{maxBytes: maxBytes, each: o.Each}
 	s.in = window{src: r, buf: make([]byte, windowSize)}
 	s.sum.Format = FormatDER
 	var pem *pemReader
@@ -60,6 +74,7 @@ func Scan(r io.Reader, o Options) (Summary, error) {
 type scanner struct {
 	in        window
 	maxBytes  int64
+	each      func(Entry) error
 	sum       Summary
 	reasons   [len(reasonNames)]int64 // entries by reason code
 	algorithm []byte                  // contents of the inner AlgorithmIdentifier
@@ -220,7 +235,9 @@ func (s *scanner) revoked(end int64) error {
 		return err
 	}
 	for s.in.offset() < end {
-		s.usualEntries(end)
+		if err := s.usualEntries(end); err != nil {
+			return err
+		}
 		if s.in.offset() < end {
 			if err := s.entry(end); err != nil {
 				return err
@@ -270,7 +287,10 @@ func (s *scanner) entry(end int64) error {
 		}
 	}
 	s.sum.Revocations.add(at)
-	return e.done("the entry")
+	if err := e.done("the entry"); err != nil || s.each == nil {
+		return err
+	}
+	return s.each(Entry{Serial: serial.rest, RevokedAt: time.Unix(at, 0).UTC()})
 }
 
 func (s *scanner) entryExtensions(c cursor) error {

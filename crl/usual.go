@@ -1,14 +1,17 @@
 package crl
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"time"
+)
 
 // usualEntries reads entries as long as they are whole in memory and of the
 // shape that those of Vault, and of most others, have: a short serial number,
 // UTCTime, at most a reason code. It stops at the first that is not, so that
-// entry says what is wrong with it, if anything.
+// entry says what is wrong with it, if anything. Its error is that of each.
 //
 // It is where the time of a scan goes that hashing leaves.
-func (s *scanner) usualEntries(end int64) {
+func (s *scanner) usualEntries(end int64) error {
 	b := s.in.unread()
 	b = b[:min(int64(len(b)), end-s.in.offset())]
 	unread := len(b)
@@ -37,6 +40,11 @@ func (s *scanner) usualEntries(end int64) {
 			break
 		}
 		times[n] = days*day + secondsOf(clock)
+		if s.each != nil {
+			if err := s.each(Entry{Serial: b[4:dateAt:dateAt], RevokedAt: time.Unix(times[n], 0).UTC()}); err != nil {
+				return err
+			}
+		}
 		if n++; n == len(times) {
 			s.sum.Revocations.add(times[:]...)
 			n = 0
@@ -45,6 +53,7 @@ func (s *scanner) usualEntries(end int64) {
 	}
 	s.sum.Revocations.add(times[:n]...)
 	s.in.r += unread - len(b)
+	return nil
 }
 
 // reasonExtension is how the extensions of an entry with nothing but a reason
