@@ -25,6 +25,9 @@ type Options struct {
 	// even the rest of the list has been looked at. An error of Each ends the
 	// scan, which returns it as it is.
 	Each func(Entry) error
+
+	// Tally, where there is one, is told of every entry.
+	Tally *Tally
 }
 
 // Entry is one revoked certificate.
@@ -51,7 +54,7 @@ func Scan(r io.Reader, o Options) (Summary, error) {
 	if maxBytes <= 0 {
 		maxBytes = DefaultMaxBytes
 	}
-	s := scanner{maxBytes: maxBytes, each: o.Each}
+	s := scanner{maxBytes: maxBytes, each: o.Each, tally: o.Tally}
 	s.in = window{src: r, buf: make([]byte, windowSize)}
 	s.sum.Format = FormatDER
 	var pem *pemReader
@@ -75,6 +78,7 @@ type scanner struct {
 	in        window
 	maxBytes  int64
 	each      func(Entry) error
+	tally     *Tally
 	sum       Summary
 	reasons   [len(reasonNames)]int64 // entries by reason code
 	algorithm []byte                  // contents of the inner AlgorithmIdentifier
@@ -196,6 +200,9 @@ func (s *scanner) updates(end int64) error {
 		return err
 	}
 	s.sum.ThisUpdate = time.Unix(this, 0).UTC()
+	if s.tally != nil {
+		s.tally.begin(this)
+	}
 	tag, err := s.in.peek("what follows thisUpdate", end)
 	if err != nil || tag != tagUTCTime && tag != tagGeneralizedTime {
 		return err
@@ -287,6 +294,9 @@ func (s *scanner) entry(end int64) error {
 		}
 	}
 	s.sum.Revocations.add(at)
+	if s.tally != nil {
+		s.tally.add(serial.rest, at)
+	}
 	if err := e.done("the entry"); err != nil || s.each == nil {
 		return err
 	}

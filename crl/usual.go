@@ -40,6 +40,9 @@ func (s *scanner) usualEntries(end int64) error {
 			break
 		}
 		times[n] = days*day + secondsOf(clock)
+		if s.tally != nil {
+			s.tally.add(b[4:dateAt:dateAt], times[n])
+		}
 		if s.each != nil {
 			if err := s.each(Entry{Serial: b[4:dateAt:dateAt], RevokedAt: time.Unix(times[n], 0).UTC()}); err != nil {
 				return err
