@@ -53,8 +53,11 @@ var errNoVault = &exitError{
 	hints: []string{"set vault.address, or VAULT_ADDR"},
 }
 
-// errLogin: the reason is in the log, which is stderr.
-var errLogin = fmt.Errorf("logging in to Vault: not within %s; the reason is above", loginWithin)
+// Why a command could not log in: the reason is in the log, which is stderr.
+var (
+	errLogin        = fmt.Errorf("logging in to Vault: not within %s; the reason is above", loginWithin)
+	errLoginRefused = errors.New("logging in to Vault: refused; the reason is above")
+)
 
 // cluster is what an instance is connected to. Nothing is opened before it is
 // used.
@@ -113,8 +116,9 @@ func (c *cluster) namespaceOf(namespace string) string {
 	return namespace
 }
 
-// newSession makes the one Vault client, nil where no address is configured.
-func (c *cluster) newSession(log *slog.Logger, metrics *loop.Metrics) (*vault.Session, error) {
+// newSession makes the one Vault client. One that gives up is for commands; see
+// [vault.Options].
+func (c *cluster) newSession(log *slog.Logger, metrics *loop.Metrics, giveUp bool) (*vault.Session, error) {
 	v := c.cfg.Vault
 	return vault.New(vault.Options{
 		Address: v.Address, CAFile: v.CAFile, ServerName: v.ServerName, Namespace: v.Namespace,
@@ -122,7 +126,7 @@ func (c *cluster) newSession(log *slog.Logger, metrics *loop.Metrics) (*vault.Se
 			Method: v.Auth.Method, Mount: v.Auth.Mount, Role: v.Auth.Role,
 			TokenFile: v.Auth.TokenFile, Token: wire.Secret(v.Auth.Token.Reveal()),
 		},
-		Log: log, Metrics: metrics,
+		GiveUp: giveUp, Log: log, Metrics: metrics,
 	})
 }
 
@@ -253,7 +257,7 @@ func (i *instance) issuing() (work []func(context.Context) error, end func(), er
 
 // watching measures the CRLs of Vault and tidies.
 func (i *instance) watching() (work []func(context.Context) error, end func(), err error) {
-	session, err := i.cluster.newSession(i.log, i.loops)
+	session, err := i.cluster.newSession(i.log, i.loops, false)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -298,14 +302,17 @@ func withSession(ctx context.Context, session *vault.Session, work func(context.
 		_ = session.Run(held) // returns nil
 	}()
 	defer func() { release(); <-ended }()
-	if session.Ready(ctx) != nil {
+	switch err := session.Ready(ctx); {
+	case errors.Is(err, vault.ErrRefused):
+		return errLoginRefused
+	case err != nil:
 		return nil // ctx has ended: there is nothing to do any more
 	}
 	return work(ctx)
 }
 
-// oneSession is withSession for commands: it gives up when Vault does not let
-// it in within loginWithin. Why is in the log, which is stderr.
+// oneSession is withSession for commands: it gives up when Vault refuses the
+// login, or does not let it in within loginWithin.
 func oneSession(ctx context.Context, session *vault.Session, work func(context.Context) error) error {
 	var called bool
 	login, cancel := context.WithTimeout(ctx, loginWithin)
@@ -315,7 +322,7 @@ func oneSession(ctx context.Context, session *vault.Session, work func(context.C
 		return work(ctx)
 	})
 	switch {
-	case called:
+	case called || errors.Is(err, errLoginRefused):
 		return err
 	case ctx.Err() != nil:
 		return ctx.Err() // interrupted while it waited: nothing was done

@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
 	"github.com/pkiwarden/pkiwarden/crl"
 )
 
@@ -44,9 +46,9 @@ http or https URL or standard input (-), in memory that does not grow with it.
 It is refused unless it is one whole CRL of RFC 5280 in DER. With --issuer its
 signature is verified as well.
 
-Exit codes: 0 valid; 2 not a valid CRL, or not signed by the issuer given;
-3 the source could not be read, or the signature is of a kind that is not
-verified (Ed25519); 64 wrong usage.`,
+Exit codes: 0 valid; 2 not a valid CRL, not signed by the issuer given, or
+larger than the limit given; 3 the source could not be read, or the signature is
+of a kind that cannot be verified; 64 wrong usage.`,
 		Example: `  pkiwarden crl inspect /var/lib/crl/pki.crl
   pkiwarden crl inspect --issuer ca.pem -o json https://vault.example:8200/v1/pki/crl
   vault read -field=crl pki/issuer/default/crl | pkiwarden crl inspect --limit 1048445 -`,
@@ -60,7 +62,7 @@ verified (Ed25519); 64 wrong usage.`,
 		},
 	}
 	cmd.Flags().StringVar(&i.issuer, "issuer", "", "verify the signature with this certificate `CERT.pem`")
-	cmd.Flags().Int64Var(&i.limit, "limit", 0, "show the size against a limit of `N` bytes (see crl limit)")
+	cmd.Flags().Int64Var(&i.limit, "limit", 0, "hold the size against a limit of `N` bytes (see crl limit)")
 	cmd.Flags().Int64Var(&i.maxBytes, "max-bytes", crl.DefaultMaxBytes, "refuse a CRL of more than `N` bytes")
 	cmd.Flags().DurationVar(&i.timeout, "timeout", time.Minute, "give up on a URL after this `TIME`")
 	return cmd
@@ -82,18 +84,21 @@ func inspectCRL(cmd *cobra.Command, a *app, i inspection) error {
 		v.issuer, v.err = issuer, summary.Verify(issuer)
 	}
 	if a.output == outputJSON {
-		err = json.NewEncoder(a.stdout).Encode(inspectJSON(i.source, summary, v))
+		err = json.NewEncoder(a.stdout).Encode(inspectJSON(i, summary, v))
 	} else {
 		err = writeInspection(a.stdout, i, summary, v, a.now())
 	}
-	if err != nil || v.err == nil {
+	switch {
+	case err != nil:
 		return err
+	case errors.Is(v.err, crl.ErrNotVerifiable):
+		return &exitError{code: exitUnknown, err: fmt.Errorf("%s: %w", sourceName(i.source), v.err)}
+	case v.err != nil:
+		return &exitError{code: exitCritical, err: fmt.Errorf("%s: %w", sourceName(i.source), v.err)}
+	case i.limit > 0 && summary.Bytes > i.limit:
+		return &exitError{code: exitCritical, err: fmt.Errorf("%s: %s bytes do not fit into %s", sourceName(i.source), grouped(summary.Bytes), grouped(i.limit))}
 	}
-	code := exitCritical
-	if errors.Is(v.err, crl.ErrNotVerifiable) {
-		code = exitUnknown
-	}
-	return &exitError{code: code, err: fmt.Errorf("%s: %w", i.source, v.err)}
+	return nil
 }
 
 func newCRLLimitCmd(a *app) *cobra.Command {
@@ -106,7 +111,8 @@ for consul, raft, dynamodb and azure. Other backends have no limit, or one that
 is set where Vault does not know it; the rule then says which.
 
 Without --backend it reads the running Vault, and Consul where Vault's data is
-there, as the configuration says.`,
+there, as the configuration says; a limit that cannot be learned from them is
+exit code 3, and so is a backend that no Vault has.`,
 		Example: `  pkiwarden crl limit
   pkiwarden crl limit --backend consul --kv-max-value-size 1048576 --txn-max-req-len 2097152
   pkiwarden crl limit --backend consul --vault-version 1.13.0
@@ -159,11 +165,20 @@ func printLimit(ctx context.Context, a *app, s crl.Storage) error {
 			return err
 		}
 	}
+	var err error
 	if a.output == outputJSON {
-		return json.NewEncoder(a.stdout).Encode(limitJSON(limit))
+		err = json.NewEncoder(a.stdout).Encode(limitJSON(limit))
+	} else {
+		_, err = fmt.Fprint(a.stdout, limitText(limit))
 	}
-	_, err := fmt.Fprint(a.stdout, limitText(limit))
-	return err
+	if err != nil || limit.Known || s.Backend != "" && slices.Contains(config.StorageTypes, s.Backend) {
+		return err
+	}
+	unknown := &exitError{code: exitUnknown, err: fmt.Errorf("the limit is not known: %s", limit.Rule)}
+	if meant := config.Closest(s.Backend, config.StorageTypes); meant != "" {
+		unknown.hints = []string{fmt.Sprintf("did you mean --backend %s?", meant)}
+	}
+	return unknown
 }
 
 // limitReport is what `crl limit -o json` prints.

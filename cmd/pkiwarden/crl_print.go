@@ -47,6 +47,14 @@ type inspectReport struct {
 	NewestRevocation *string          `json:"newestRevocation"`
 	Reasons          map[string]int64 `json:"reasons"`
 	Signature        signatureReport  `json:"signature"`
+	Limit            *againstLimit    `json:"limit,omitempty"` // with --limit
+}
+
+// againstLimit is a size held against a limit.
+type againstLimit struct {
+	Bytes int64   `json:"bytes"`
+	Share float64 `json:"share"` // of it that the list takes
+	Fits  bool    `json:"fits"`
 }
 
 type signatureReport struct {
@@ -54,13 +62,16 @@ type signatureReport struct {
 	Verified  *bool  `json:"verified"`
 }
 
-func inspectJSON(source string, s crl.Summary, v verdict) inspectReport {
+func inspectJSON(i inspection, s crl.Summary, v verdict) inspectReport {
 	r := inspectReport{
-		Source: source, Format: s.Format, Bytes: s.Bytes, Version: s.Version, Issuer: s.Issuer,
+		Source: sourceName(i.source), Format: s.Format, Bytes: s.Bytes, Version: s.Version, Issuer: s.Issuer,
 		ThisUpdate: rfc3339(s.ThisUpdate), NextUpdate: rfc3339(s.NextUpdate), Entries: s.Entries, Delta: s.Delta(),
 		OldestRevocation: rfc3339(s.OldestRevocation), NewestRevocation: rfc3339(s.NewestRevocation),
 		Reasons:   s.Reasons,
 		Signature: signatureReport{Algorithm: s.SignatureAlgorithm.String(), Verified: v.verified()},
+	}
+	if i.limit > 0 {
+		r.Limit = &againstLimit{Bytes: i.limit, Share: float64(s.Bytes) / float64(i.limit), Fits: s.Bytes <= i.limit}
 	}
 	if r.Reasons == nil {
 		r.Reasons = map[string]int64{}
@@ -92,7 +103,7 @@ func writeInspection(w io.Writer, i inspection, s crl.Summary, v verdict, now ti
 	if s.Delta() {
 		kind = fmt.Sprintf("delta CRL over number %v", s.BaseNumber)
 	}
-	row("Source", "%s (%s)", printable(i.source), strings.ToUpper(string(s.Format)))
+	row("Source", "%s (%s)", printable(sourceName(i.source)), strings.ToUpper(string(s.Format)))
 	row("Issuer", "%s", printable(s.Issuer))
 	if s.Number != nil {
 		row("Number", "%v, %s", s.Number, kind)
@@ -101,7 +112,11 @@ func writeInspection(w io.Writer, i inspection, s crl.Summary, v verdict, now ti
 	}
 	row("Size", "%s bytes of DER", grouped(s.Bytes))
 	if i.limit > 0 {
-		row("Limit", "%s %d %% of %s bytes", bar(s.Bytes, i.limit, 40), 100*s.Bytes/i.limit, grouped(i.limit))
+		verdict := ""
+		if s.Bytes > i.limit {
+			verdict = ": DOES NOT FIT"
+		}
+		row("Limit", "%s %d %% of %s bytes%s", bar(s.Bytes, i.limit, 40), 100*s.Bytes/i.limit, grouped(i.limit), verdict)
 	}
 	row("Entries", "%s", entriesText(s))
 	if line, days := sparkline(s.Revocations, 60); line != "" {

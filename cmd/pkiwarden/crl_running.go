@@ -42,7 +42,7 @@ func readLimit(ctx context.Context, a *app, cfg *config.Config) (crl.Limit, erro
 	if cfg.Vault.Address == "" {
 		return crl.Limit{}, &exitError{code: exitUsage, err: errNoVault.err, hints: append(errNoVault.hints, "or name the storage with --backend")}
 	}
-	session, err := cluster.newSession(log, nil)
+	session, err := cluster.newSession(log, nil, true)
 	if err != nil {
 		return crl.Limit{}, err
 	}

@@ -56,16 +56,17 @@ func readCertificate(cmd *cobra.Command, file string) (*x509.Certificate, error)
 func scanSource(cmd *cobra.Command, a *app, i inspection) (crl.Summary, error) {
 	ctx, cancel := context.WithTimeout(cmd.Context(), i.timeout)
 	defer cancel()
-	in, err := openSource(ctx, cmd, a, i.source)
-	if err != nil {
-		return crl.Summary{}, err
-	}
 	type result struct {
 		summary crl.Summary
 		err     error
 	}
 	done := make(chan result, 1)
-	go func() { // a read of standard input cannot be interrupted
+	go func() { // opening a pipe and reading one cannot be interrupted
+		in, err := openSource(ctx, cmd, a, i.source)
+		if err != nil {
+			done <- result{err: err}
+			return
+		}
 		defer in.Close()
 		summary, err := crl.Scan(in, crl.Options{MaxBytes: i.maxBytes})
 		done <- result{summary, err}
@@ -77,14 +78,40 @@ func scanSource(cmd *cobra.Command, a *app, i inspection) (crl.Summary, error) {
 	case r = <-done:
 	}
 	var syntax *crl.SyntaxError
+	var exit *exitError
 	switch {
 	case r.err == nil:
 		return r.summary, nil
+	case errors.As(r.err, &exit):
+		return crl.Summary{}, r.err
 	case errors.As(r.err, &syntax), errors.Is(r.err, crl.ErrTooLarge):
-		return crl.Summary{}, &exitError{code: exitCritical, err: fmt.Errorf("%s: not a valid CRL: %w", i.source, r.err)}
+		return crl.Summary{}, &exitError{code: exitCritical, err: fmt.Errorf("%s: not a valid CRL: %w", sourceName(i.source), r.err)}
 	default:
-		return crl.Summary{}, &exitError{code: exitUnknown, err: fmt.Errorf("%s: %w", i.source, r.err)}
+		return crl.Summary{}, &exitError{code: exitUnknown, err: fmt.Errorf("%s: %w", sourceName(i.source), r.err)}
 	}
+}
+
+// sourceURL is the source as a URL, nil where it is a file or standard input.
+func sourceURL(source string) *url.URL {
+	if !strings.Contains(source, "://") {
+		return nil
+	}
+	u, err := url.Parse(source)
+	if err != nil {
+		return &url.URL{} // which nothing accepts
+	}
+	return u
+}
+
+// sourceName is the source as it may be shown: a URL without the user,
+// password and query that may be secrets.
+func sourceName(source string) string {
+	u := sourceURL(source)
+	if u == nil {
+		return source
+	}
+	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
+	return shown.String()
 }
 
 // openSource opens a file, a URL or standard input (-).
@@ -92,11 +119,11 @@ func openSource(ctx context.Context, cmd *cobra.Command, a *app, source string) 
 	if source == "-" {
 		return io.NopCloser(a.stdin), nil
 	}
-	if scheme, _, isURL := strings.Cut(source, "://"); isURL {
-		if u, err := url.Parse(source); err != nil || scheme != "http" && scheme != "https" || u.Host == "" {
-			return nil, usageError(cmd, fmt.Errorf("%s: want a file, - or a URL with http or https", source))
+	if u := sourceURL(source); u != nil {
+		if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return nil, usageError(cmd, fmt.Errorf("%s: want a file, - or a URL with http or https", sourceName(source)))
 		}
-		body, err := get(ctx, source)
+		body, err := get(ctx, u)
 		if err != nil {
 			return nil, &exitError{code: exitUnknown, err: fmt.Errorf("fetching CRL: %w", err)}
 		}
@@ -111,23 +138,28 @@ func openSource(ctx context.Context, cmd *cobra.Command, a *app, source string) 
 
 // get fetches a URL until ctx ends. Redirects are not followed: what is
 // inspected is what the URL itself serves.
-func get(ctx context.Context, source string) (io.ReadCloser, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, source, nil)
+func get(ctx context.Context, u *url.URL) (io.ReadCloser, error) {
+	shown := sourceName(u.String())
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: not a URL that can be asked for", shown)
 	}
 	request.Header.Set("User-Agent", "pkiwarden/"+readBuild().Version)
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	response, err := client.Do(request)
 	if err != nil {
-		return nil, err
+		var withURL *url.Error // which repeats the whole URL
+		if errors.As(err, &withURL) {
+			err = withURL.Err
+		}
+		return nil, fmt.Errorf("%s: %w", shown, err)
 	}
 	if response.StatusCode == http.StatusOK {
 		return response.Body, nil
 	}
 	response.Body.Close()
-	if to := response.Header.Get("Location"); to != "" {
-		return nil, fmt.Errorf("%s answers %s: redirects are not followed, give %s itself", source, response.Status, to)
+	if to, err := response.Location(); err == nil {
+		return nil, fmt.Errorf("%s answers %s: redirects are not followed, give %s itself", shown, response.Status, sourceName(to.String()))
 	}
-	return nil, fmt.Errorf("%s answers %s", source, response.Status)
+	return nil, fmt.Errorf("%s answers %s", shown, response.Status)
 }

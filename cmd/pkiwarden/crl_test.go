@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -10,6 +11,8 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
+	"errors"
+	"io"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -20,6 +23,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 )
 
 // TestCRLScripts runs the sessions of testdata/crl, in a folder with lists made
@@ -33,6 +37,7 @@ func TestCRLScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("URL", server)
+			e.Setenv("SECRET_URL", strings.Replace(server, "://", "://user:hush@", 1))
 			e.Setenv("PKIWARDEN_CONFIG", "")
 			return os.CopyFS(filepath.Join(e.WorkDir, "lists"), os.DirFS(folder))
 		},
@@ -181,5 +186,26 @@ func TestGrouped(t *testing.T) {
 func TestPrintable(t *testing.T) {
 	if got := printable("CN=\x1b[31mé\u202e"); strings.ContainsAny(got, "\x1b\u202e") || !strings.Contains(got, "é") {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestInspectInterrupted: a pipe that nobody writes to does not make the
+// command deaf to the end of its context, which is what a signal is.
+func TestInspectInterrupted(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := &app{stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard, env: func(string) string { return "" }, now: time.Now, output: outputTable}
+	root := newRootCmd(a)
+	root.SetArgs([]string{"crl", "inspect", pipe})
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	if err := root.ExecuteContext(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, want the context's end", err)
+	}
+	// The goroutine that opens the pipe ends with the process, here with this.
+	if w, err := os.OpenFile(pipe, os.O_WRONLY|unix.O_NONBLOCK, 0); err == nil {
+		w.Close()
 	}
 }

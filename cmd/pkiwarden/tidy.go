@@ -81,7 +81,7 @@ func oneTidy(ctx context.Context, a *app, cfg *config.Config, r tidier.Request) 
 	if cfg.Vault.Address == "" {
 		return nil, errNoVault
 	}
-	session, err := cluster.newSession(log, nil)
+	session, err := cluster.newSession(log, nil, true)
 	if err != nil {
 		return nil, err
 	}

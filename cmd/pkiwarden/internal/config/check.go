@@ -79,6 +79,9 @@ func (d *decoder) checkVault(v *Vault) {
 	if v.Address != "" && !isURL(v.Address) {
 		d.bad("vault.address", "expected a URL such as https://vault-active.vault.svc:8200, found %s", quote(v.Address))
 	}
+	if v.Namespace != "" && !isVaultPath(v.Namespace) {
+		d.bad("vault.namespace", "expected a namespace such as team/platform, found %s", quote(v.Namespace))
+	}
 	if v.Auth.Method == AuthTokenFile {
 		d.require("vault.auth.tokenFile", v.Auth.TokenFile, "/vault/token/token")
 	}
@@ -120,9 +123,20 @@ func (d *decoder) checkState(s *State) {
 	}
 }
 
+const (
+	minCRLInterval = time.Second
+	minCRLBytes    = 64 << 10
+)
+
 func (d *decoder) checkCRL(c *CRL) {
 	d.checkMounts("crl.mounts", c.Mounts)
 	d.checkLimit(&c.Limit)
+	if d.sound("crl.interval") && c.Interval < minCRLInterval {
+		d.bad("crl.interval", "%s is shorter than %s, which would load Vault for nothing", Span(c.Interval), Span(minCRLInterval))
+	}
+	if d.sound("crl.maxBytes") && c.MaxBytes < minCRLBytes {
+		d.bad("crl.maxBytes", "expected at least %d bytes, found %d; a list that is larger is an error, so leave room", minCRLBytes, c.MaxBytes)
+	}
 	const warn, critical = "crl.warn.", "crl.critical."
 	if d.sound(warn+"share", critical+"share") && c.Warn.Share >= c.Critical.Share {
 		d.contradict(warn+"share", critical+"share", "warn.share (%v) has to be below critical.share (%v)", c.Warn.Share, c.Critical.Share)
@@ -135,9 +149,9 @@ func (d *decoder) checkCRL(c *CRL) {
 	}
 }
 
-// vaultStorage is every storage type of Vault (its physical/ folder and the
+// StorageTypes is every storage type of Vault (its physical/ folder and the
 // integrated storage).
-var vaultStorage = []string{
+var StorageTypes = []string{
 	"aerospike", "alicloudoss", "azure", "cassandra", "cockroachdb", "consul", "couchdb", "dynamodb", "etcd", "file",
 	"foundationdb", "gcs", "inmem", "manta", "mssql", "mysql", "oci", "postgresql", "raft", "s3", "spanner", "swift", "zookeeper",
 }
@@ -155,9 +169,9 @@ func (d *decoder) checkLimit(l *Limit) {
 	if !d.require("crl.limit.backend", l.Backend, "consul") {
 		return
 	}
-	if !slices.Contains(vaultStorage, l.Backend) {
+	if !slices.Contains(StorageTypes, l.Backend) {
 		hint := ""
-		if meant := Closest(l.Backend, vaultStorage); meant != "" {
+		if meant := Closest(l.Backend, StorageTypes); meant != "" {
 			hint = fmt.Sprintf("; did you mean %q?", meant)
 		}
 		d.bad("crl.limit.backend", "expected a storage type of Vault, found %s%s", quote(l.Backend), hint)
@@ -199,13 +213,25 @@ func (d *decoder) checkMounts(at string, mounts []string) {
 			includes++
 		}
 		here := fmt.Sprintf("%s[%d]", at, i)
-		if _, err := path.Match(name, ""); d.sound(here) && (err != nil || strings.Trim(name, "/") == "") {
+		if _, err := path.Match(name, ""); d.sound(here) && (err != nil || !isVaultPath(name)) {
 			d.bad(here, "expected a mount, a pattern such as pki* or an exclusion such as !pki-test, found %s", quote(mount))
 		}
 	}
 	if includes == 0 && d.set(at) {
 		d.bad(at, `expected at least one mount or pattern, found none; ["*"] is every mount`)
 	}
+}
+
+// isVaultPath tells whether s can be a path in Vault, or a pattern of such:
+// slashes at its ends aside, segments that are none of "", "." and ".." and
+// hold nothing but what is printed.
+func isVaultPath(s string) bool {
+	for segment := range strings.SplitSeq(strings.Trim(s, "/"), "/") {
+		if segment == "" || segment == "." || segment == ".." || visible(segment) != segment {
+			return false
+		}
+	}
+	return true
 }
 
 // contradict reports two values that do not go together, at the one that the

@@ -23,12 +23,19 @@ func Closest(got string, candidates []string) string {
 }
 
 // distance ignores case and how words are joined: safety_buffer is safetyBuffer.
+// Two neighbours swapped are one mistake, as a finger makes it: tydi is tidy.
 func distance(a, b string) int {
 	const most = 64 // no key is near that long
 	if len(a) > most {
 		return len(a)
 	}
-	return levenshtein.Distance(plain(a), plain(b), nil)
+	a, b = plain(a), plain(b)
+	for i := 1; i < len(a) && len(a) == len(b); i++ {
+		if a[:i-1]+a[i:i+1]+a[i-1:i]+a[i+1:] == b {
+			return min(1, levenshtein.Distance(a, b, nil))
+		}
+	}
+	return levenshtein.Distance(a, b, nil)
 }
 
 func plain(s string) string {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // environment is the File of a problem that comes from an environment variable.
@@ -30,7 +31,18 @@ func (p Problem) Error() string {
 		b.WriteString(": " + p.Path)
 	}
 	b.WriteString(": " + p.Message)
-	return b.String()
+	return visible(b.String())
+}
+
+// visible keeps what a file says from steering a terminal: a key may hold
+// escape characters as "\e[2J".
+func visible(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
 }
 
 // Problems is everything that is wrong with the configuration, in the order of

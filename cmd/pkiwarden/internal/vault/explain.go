@@ -27,7 +27,7 @@ func (s *Session) explain(doing string, err error, secrets ...wire.Secret) error
 	if !errors.As(err, &answer) {
 		var redirect *pki.RedirectError
 		if errors.As(err, &redirect) {
-			return fmt.Errorf("%s: %w", doing, redirect)
+			return refusal{fmt.Errorf("%s: %w", doing, redirect)}
 		}
 		return fmt.Errorf("%s: %w", doing, wire.NoAnswer("Vault", "vault", s.o.Address, err))
 	}
@@ -51,15 +51,15 @@ func (s *Session) explainLogin(err error, jwt wire.Secret) error {
 	mount := "auth/" + s.o.Auth.Mount
 	switch {
 	case answer.StatusCode == http.StatusBadRequest && strings.Contains(said, "invalid role name"):
-		return fmt.Errorf("%s: %s has no role %q, create it or set vault.auth.role: %s", doing, mount, s.o.Auth.Role, said)
+		return refusal{fmt.Errorf("%s: %s has no role %q, create it or set vault.auth.role: %s", doing, mount, s.o.Auth.Role, said)}
 	case answer.StatusCode == http.StatusNotFound || strings.Contains(said, "no handler for route"):
-		return fmt.Errorf("%s: no auth method is mounted at %s, enable it or set vault.auth.mount: %s", doing, mount, said)
+		return refusal{fmt.Errorf("%s: no auth method is mounted at %s, enable it or set vault.auth.mount: %s", doing, mount, said)}
 	case answer.StatusCode == http.StatusForbidden && strings.Contains(said, "not authorized"):
-		return fmt.Errorf("%s: role %q at %s does not take this service account, look at its bound names and namespaces: %s", doing, s.o.Auth.Role, mount, said)
+		return refusal{fmt.Errorf("%s: role %q at %s does not take this service account, look at its bound names and namespaces: %s", doing, s.o.Auth.Role, mount, said)}
 	case answer.StatusCode == http.StatusForbidden:
 		// Vault says the same in both cases, and to a stranger no more.
-		return fmt.Errorf("%s: either no auth method is mounted at %s (see vault.auth.mount), or Vault rejected the JWT in %s: it has expired, has another audience than role %q wants, or Vault may not review tokens: %s",
-			doing, mount, s.o.Auth.TokenFile, s.o.Auth.Role, said)
+		return refusal{fmt.Errorf("%s: either no auth method is mounted at %s (see vault.auth.mount), or Vault rejected the JWT in %s: it has expired, has another audience than role %q wants, or Vault may not review tokens: %s",
+			doing, mount, s.o.Auth.TokenFile, s.o.Auth.Role, said)}
 	}
 	return s.explain(doing, err, jwt)
 }

@@ -60,6 +60,7 @@ func (s *Session) step(ctx context.Context) (next time.Time, err error) {
 		err = s.keepGiven(ctx)
 	}
 	if err != nil {
+		s.giveUp(err)
 		return time.Time{}, err
 	}
 	select {
@@ -78,6 +79,15 @@ func (s *Session) step(ctx context.Context) (next time.Time, err error) {
 		next = at
 	}
 	return next, nil
+}
+
+// giveUp ends the wait of Ready where err is a refusal and is to be the end.
+func (s *Session) giveUp(err error) {
+	if !s.o.GiveUp || s.refused != nil || !errors.Is(err, ErrRefused) {
+		return
+	}
+	s.refused = err
+	close(s.given)
 }
 
 // keepLogin keeps a token that this session logs in for.
@@ -142,7 +152,7 @@ func (s *Session) keepGiven(ctx context.Context) error {
 	}
 	if !good || s.lease.expired(time.Now()) {
 		s.lease = lease{}
-		return fmt.Errorf("logging in to Vault: the token %s is not accepted: it has expired, was revoked, or lacks read on auth/token/lookup-self; %s", s.origin(), s.remedy())
+		return refusal{fmt.Errorf("logging in to Vault: the token %s is not accepted: it has expired, was revoked, or lacks read on auth/token/lookup-self; %s", s.origin(), s.remedy())}
 	}
 	return nil
 }

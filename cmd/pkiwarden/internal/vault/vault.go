@@ -49,18 +49,33 @@ type Options struct {
 	Namespace  string // Vault Enterprise
 	Auth       Auth
 
+	// GiveUp makes a refused login the end of it: Ready returns the refusal. For
+	// commands that a person waits for; a running instance tries again.
+	GiveUp bool
+
 	Log     *slog.Logger  // default: slog.Default()
 	Metrics *loop.Metrics // default: none; the session is the loop "vault-session"
 }
 
+// ErrRefused is in the chain of an error for which Vault was reached and said
+// no: trying the same again would not help.
+var ErrRefused = errors.New("refused")
+
+// refusal is an error that wraps ErrRefused without its word.
+type refusal struct{ error }
+
+func (r refusal) Unwrap() []error { return []error{r.error, ErrRefused} }
+
 // Session is a login that is kept alive.
 type Session struct {
-	o      Options
-	log    *slog.Logger
-	client *api.Client
-	loop   *loop.Loop
-	file   wire.SecretFile
-	ready  chan struct{}
+	o       Options
+	log     *slog.Logger
+	client  *api.Client
+	loop    *loop.Loop
+	file    wire.SecretFile
+	ready   chan struct{}
+	given   chan struct{} // closed with refused
+	refused error         // with GiveUp: what ended the attempts
 
 	mu      sync.Mutex
 	token   wire.Secret
@@ -109,6 +124,7 @@ func New(o Options) (*Session, error) {
 		log:   o.Log.With("vault", o.Address, "method", o.Auth.Method),
 		file:  wire.SecretFile{Path: o.Auth.TokenFile},
 		ready: make(chan struct{}),
+		given: make(chan struct{}),
 	}
 	if err := s.connect(); err != nil {
 		return nil, fmt.Errorf("making Vault client: %w", err)
@@ -209,11 +225,14 @@ func (s *Session) Run(ctx context.Context) error {
 }
 
 // Ready waits until the session has been logged in once, or until ctx ends,
-// whose error it returns then.
+// whose error it returns then. With GiveUp a refused login is returned as well;
+// it wraps [ErrRefused].
 func (s *Session) Ready(ctx context.Context) error {
 	select {
 	case <-s.ready:
 		return nil
+	case <-s.given:
+		return s.refused
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for the login to Vault: %w", context.Cause(ctx))
 	}
