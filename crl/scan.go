@@ -3,6 +3,7 @@ package crl
 import (
 	"bytes"
 	"crypto"
+	"crypto/x509"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -10,34 +11,6 @@ import (
 	"math"
 	"time"
 )
-
-// DefaultMaxBytes is the cap on a list's size unless Options says otherwise.
-const DefaultMaxBytes = 256 << 20
-
-// Options are the bounds of a scan. The zero value is ready for use.
-type Options struct {
-	// MaxBytes is the length in octets of the largest DER list accepted;
-	// 0 means DefaultMaxBytes. The input, with PEM's text and base64, may be
-	// twice as long and a MiB more. Beyond, Scan returns ErrTooLarge.
-	MaxBytes int64
-
-	// Each is shown every entry, in the list's order, before the signature or
-	// even the rest of the list has been looked at. An error of Each ends the
-	// scan, which returns it as it is.
-	Each func(Entry) error
-
-	// Tally, where there is one, is told of every entry.
-	Tally *Tally
-}
-
-// Entry is one revoked certificate.
-type Entry struct {
-	// Serial is the contents of the INTEGER: the serial number in two's
-	// complement, with the highest octet first and as few as possible. It is
-	// valid only until Each returns.
-	Serial    []byte
-	RevokedAt time.Time // to the second, in UTC
-}
 
 // Scan reads one revocation list, DER or PEM, from r to its end, in one pass
 // and in memory that does not grow with the list. It hashes what is signed on
@@ -47,14 +20,20 @@ type Entry struct {
 // minimal lengths, one algorithm inside and outside, nothing after the list.
 // PEM may have text and other blocks around the one list.
 //
+// How long it takes is r's to say: a read that should not wait for ever has a
+// deadline of its own, and what r then returns ends the scan. Between two reads
+// Scan does no more than the work on 32 KiB, or on the largest element accepted,
+// of 256 KiB. A reader that returns nothing 100 times is io.ErrNoProgress.
+//
 // What is wrong with the list is a *SyntaxError or ErrTooLarge; every other
-// error is r's own, or that of Options.Each. With an error the Summary is empty.
+// error is r's own, or that of Options.Each or Options.Spool. With an error the
+// Summary is empty.
 func Scan(r io.Reader, o Options) (Summary, error) {
 	maxBytes := o.MaxBytes
 	if maxBytes <= 0 {
 		maxBytes = DefaultMaxBytes
 	}
-	s := scanner{maxBytes: maxBytes, each: o.Each, tally: o.Tally}
+	s := scanner{maxBytes: maxBytes, spool: o.Spool, each: o.Each, tally: o.Tally}
 	s.in = window{src: r, buf: make([]byte, windowSize)}
 	s.sum.Format = FormatDER
 	var pem *pemReader
@@ -77,6 +56,7 @@ func Scan(r io.Reader, o Options) (Summary, error) {
 type scanner struct {
 	in        window
 	maxBytes  int64
+	spool     Spool
 	each      func(Entry) error
 	tally     *Tally
 	sum       Summary
@@ -144,9 +124,7 @@ func (s *scanner) tbsCertList(end int64) error {
 	if err := s.extensions(end); err != nil {
 		return err
 	}
-	if s.in.hash != nil {
-		s.sum.signed.digest = s.sum.keep(s.in.hash.Sum(s.digest[:0]))
-	}
+	s.sum.Digest = s.sum.keep(s.in.hash.Sum(s.digest[:0]))
 	return nil
 }
 
@@ -165,8 +143,9 @@ func (s *scanner) version(end int64) error {
 	return nil
 }
 
-// innerAlgorithm learns which hash the signature needs and starts it. What was
-// read until here is still in memory: a few dozen octets.
+// innerAlgorithm learns what the signature needs, a hash or the message itself,
+// and starts it. What was read until here is still in memory: the header and
+// one element.
 func (s *scanner) innerAlgorithm(from, end int64) error {
 	fields, err := s.in.take("signature algorithm", tagSequence, end)
 	if err != nil {
@@ -177,9 +156,15 @@ func (s *scanner) innerAlgorithm(from, end int64) error {
 	if err != nil {
 		return err
 	}
-	s.sum.SignatureAlgorithm, s.sum.signed.hash = algorithm, hash
-	if hash != crypto.Hash(0) {
-		s.in.startHash(hash.New(), from, end)
+	s.sum.SignatureAlgorithm, s.sum.DigestHash = algorithm, hash
+	if hash == 0 {
+		s.sum.DigestHash = crypto.SHA256
+	}
+	if algorithm == x509.PureEd25519 && s.spool != nil {
+		s.sum.spool = s.spool
+		s.in.startSigned(s.sum.DigestHash.New(), s.spool, from, end)
+	} else {
+		s.in.startSigned(s.sum.DigestHash.New(), nil, from, end)
 	}
 	return nil
 }
@@ -379,6 +364,6 @@ func (s *scanner) signature(end int64) error {
 		return &SyntaxError{Offset: bits.at, Want: "signature: BIT STRING with its unused bits zero", Got: quote(b)}
 	}
 	// As crypto/x509 does, should the bits not fill the octets.
-	s.sum.signed.signature = s.sum.keep(asn1.BitString{Bytes: b[1:], BitLength: 8*(len(b)-1) - int(b[0])}.RightAlign())
+	s.sum.signature = s.sum.keep(asn1.BitString{Bytes: b[1:], BitLength: 8*(len(b)-1) - int(b[0])}.RightAlign())
 	return nil
 }

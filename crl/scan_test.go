@@ -184,6 +184,13 @@ var reasonOf = map[int]string{
 	6: "certificateHold", 8: "removeFromCRL", 9: "privilegeWithdrawn", 10: "aACompromise",
 }
 
+// hashOf are the hashes that signature algorithms name.
+var hashOf = map[x509.SignatureAlgorithm]crypto.Hash{
+	x509.SHA1WithRSA: crypto.SHA1, x509.ECDSAWithSHA1: crypto.SHA1,
+	x509.SHA384WithRSA: crypto.SHA384, x509.ECDSAWithSHA384: crypto.SHA384, x509.SHA384WithRSAPSS: crypto.SHA384,
+	x509.SHA512WithRSA: crypto.SHA512, x509.ECDSAWithSHA512: crypto.SHA512, x509.SHA512WithRSAPSS: crypto.SHA512,
+}
+
 // compare checks a summary against what crypto/x509 makes of the same list.
 func compare(t *testing.T, der []byte, s Summary) {
 	t.Helper()
@@ -229,6 +236,14 @@ func compare(t *testing.T, der []byte, s Summary) {
 	check("OldestRevocation", s.OldestRevocation, oldest)
 	check("NewestRevocation", s.NewestRevocation, newest)
 	check("SignatureAlgorithm", s.SignatureAlgorithm, want.SignatureAlgorithm)
+	hash := hashOf[want.SignatureAlgorithm]
+	if hash == 0 {
+		hash = crypto.SHA256
+	}
+	check("DigestHash", s.DigestHash, hash)
+	h := hash.New()
+	h.Write(want.RawTBSRevocationList)
+	check("Digest", s.Digest, h.Sum(nil))
 	if !maps.Equal(s.Reasons, reasons) {
 		t.Errorf("Reasons = %v, crypto/x509 has %v", s.Reasons, reasons)
 	}

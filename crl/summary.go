@@ -50,8 +50,17 @@ type Summary struct {
 
 	SignatureAlgorithm x509.SignatureAlgorithm
 
-	signed signedPart
-	kept   []byte // what the fields of octets share: one allocation for all
+	// Digest is that of the signed part, the DER of tbsCertList with its header,
+	// by DigestHash: the hash that the signature algorithm names, or SHA-256
+	// where it names none (Ed25519) or one that is not verified (MD5, or an
+	// algorithm that is not known). Two lists with the same one are the same list,
+	// but for the signature, unless DigestHash is SHA-1.
+	Digest     []byte
+	DigestHash crypto.Hash
+
+	signature []byte
+	spool     Spool  // holds the signed part; nil unless the algorithm signs that itself
+	kept      []byte // what the fields of octets share: one allocation for all
 }
 
 // Delta tells whether the list is a delta CRL.
@@ -65,11 +74,4 @@ func (s *Summary) keep(b []byte) []byte {
 	from := len(s.kept)
 	s.kept = append(s.kept, b...)
 	return s.kept[from:len(s.kept):len(s.kept)]
-}
-
-// signedPart is what Verify needs of a list that is no longer there.
-type signedPart struct {
-	hash      crypto.Hash // 0 where the algorithm signs the message itself, or is not known
-	digest    []byte      // of tbsCertList
-	signature []byte
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/rsa"
 	_ "crypto/sha1" // links crypto.SHA1, in which old lists are signed
 	_ "crypto/sha256"
@@ -18,7 +19,8 @@ import (
 // ErrNotVerifiable is returned by Summary.Verify when it cannot tell whether
 // the signature is right, which is not the same as a wrong one: the algorithm
 // is not known or no longer trusted, or it is Ed25519, which signs the message
-// itself and not a digest that a pass over the list could leave behind.
+// itself and not a digest that a pass over the list could leave behind, and the
+// scan had no Options.Spool or the spool no longer holds the list.
 var ErrNotVerifiable = errors.New("signature cannot be verified")
 
 // ErrNotSigned is returned by Summary.Verify when the list was not signed by
@@ -28,9 +30,9 @@ var ErrNotSigned = errors.New("not signed by this issuer")
 // Verify checks that the list was signed by issuer: the same name octet by
 // octet, the same key identifier where both carry one (RFC 5280 section
 // 5.2.1), the right to sign lists where issuer has a key usage (section
-// 6.3.3 f), and the signature, by RSA (PKCS #1 v1.5 or PSS) or ECDSA. It does
-// not look at dates or at issuer's own signature. Its errors wrap ErrNotSigned
-// or ErrNotVerifiable.
+// 6.3.3 f), and the signature, by RSA (PKCS #1 v1.5 or PSS), ECDSA or Ed25519.
+// It does not look at dates or at issuer's own signature. Its errors wrap
+// ErrNotSigned or ErrNotVerifiable.
 func (s Summary) Verify(issuer *x509.Certificate) error {
 	if !bytes.Equal(s.RawIssuer, issuer.RawSubject) {
 		return fmt.Errorf("verifying CRL: %w: it was issued by %q, the certificate is for %q", ErrNotSigned, s.Issuer, rawName(issuer.RawSubject))
@@ -41,40 +43,61 @@ func (s Summary) Verify(issuer *x509.Certificate) error {
 	if issuer.KeyUsage != 0 && issuer.KeyUsage&x509.KeyUsageCRLSign == 0 {
 		return fmt.Errorf("verifying CRL: %w: the key usage of its certificate does not include CRL signing", ErrNotSigned)
 	}
-	if s.signed.hash == crypto.Hash(0) {
-		return fmt.Errorf("verifying CRL: %w: algorithm %s", ErrNotVerifiable, s.SignatureAlgorithm)
-	}
-	if err := s.signed.verify(s.SignatureAlgorithm, issuer.PublicKey); err != nil {
-		return fmt.Errorf("verifying CRL: %w: %w", ErrNotSigned, err)
+	if err := s.verifySignature(issuer.PublicKey); err != nil {
+		if !errors.Is(err, ErrNotVerifiable) {
+			err = fmt.Errorf("%w: %w", ErrNotSigned, err)
+		}
+		return fmt.Errorf("verifying CRL: %w", err)
 	}
 	return nil
 }
 
-func (p signedPart) verify(algorithm x509.SignatureAlgorithm, key any) error {
-	switch algorithm {
+func (s Summary) verifySignature(key any) error {
+	switch s.SignatureAlgorithm {
 	case x509.ECDSAWithSHA1, x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
-		key, ok := key.(*ecdsa.PublicKey)
-		if !ok {
-			break
+		if key, ok := key.(*ecdsa.PublicKey); ok {
+			if !ecdsa.VerifyASN1(key, s.Digest, s.signature) {
+				return errors.New("the ECDSA signature does not match")
+			}
+			return nil
 		}
-		if !ecdsa.VerifyASN1(key, p.digest, p.signature) {
-			return errors.New("the ECDSA signature does not match")
-		}
-		return nil
 	case x509.SHA256WithRSAPSS, x509.SHA384WithRSAPSS, x509.SHA512WithRSAPSS:
-		key, ok := key.(*rsa.PublicKey)
-		if !ok {
-			break
+		if key, ok := key.(*rsa.PublicKey); ok {
+			return rsa.VerifyPSS(key, s.DigestHash, s.Digest, s.signature, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
 		}
-		return rsa.VerifyPSS(key, p.hash, p.digest, p.signature, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+	case x509.SHA1WithRSA, x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA:
+		if key, ok := key.(*rsa.PublicKey); ok {
+			return rsa.VerifyPKCS1v15(key, s.DigestHash, s.Digest, s.signature)
+		}
+	case x509.PureEd25519:
+		if key, ok := key.(ed25519.PublicKey); ok {
+			return s.verifyEd25519(key)
+		}
 	default:
-		key, ok := key.(*rsa.PublicKey)
-		if !ok {
-			break
-		}
-		return rsa.VerifyPKCS1v15(key, p.hash, p.digest, p.signature)
+		return fmt.Errorf("%w: algorithm %s", ErrNotVerifiable, s.SignatureAlgorithm)
 	}
-	return fmt.Errorf("it is signed with %s, the key is %T", algorithm, key)
+	return fmt.Errorf("it is signed with %s, the key is %T", s.SignatureAlgorithm, key)
+}
+
+// verifyEd25519 verifies the message that the spool holds (RFC 8032 section
+// 5.1.7), once it is known to be the one that was scanned.
+func (s Summary) verifyEd25519(key ed25519.PublicKey) error {
+	if s.spool == nil {
+		return fmt.Errorf("%w: %s needs the whole list again, and no spool kept it", ErrNotVerifiable, s.SignatureAlgorithm)
+	}
+	message, err := s.spool.Bytes()
+	if err != nil {
+		return fmt.Errorf("%w: reading the CRL's signed part from the spool: %w", ErrNotVerifiable, err)
+	}
+	h := s.DigestHash.New()
+	h.Write(message)
+	if !bytes.Equal(h.Sum(nil), s.Digest) {
+		return fmt.Errorf("%w: the spool holds something else than the list", ErrNotVerifiable)
+	}
+	if len(key) != ed25519.PublicKeySize || !ed25519.Verify(key, message, s.signature) {
+		return errors.New("the Ed25519 signature does not match")
+	}
+	return nil
 }
 
 // rawName prints the DER of a name as Scan prints a list's issuer.

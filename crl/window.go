@@ -15,17 +15,18 @@ const (
 	maxElement = 256 << 10
 )
 
-// window is the part of the list that is in memory. It feeds what it reads to
-// a hash.
+// window is the part of the list that is in memory. It copies the signed part,
+// as it reads it, to a hash and, where there is one, to a spool.
 type window struct {
 	src  io.Reader
 	buf  []byte
 	r, w int   // buf[r:w] has not been consumed
 	base int64 // offset of buf[0] in the list
-	err  error // that src ended with
+	err  error // that src or the spool ended with
 
-	hash    hash.Hash // nil: not hashing
-	hashEnd int64     // offset at which hashing ends
+	hash      hash.Hash // nil outside the signed part
+	spool     io.Writer // nil: none
+	signedEnd int64     // offset at which the signed part ends
 }
 
 // offset is where in the list the next unread octet is.
@@ -33,20 +34,27 @@ func (w *window) offset() int64 { return w.base + int64(w.r) }
 
 func (w *window) unread() []byte { return w.buf[w.r:w.w] }
 
-// startHash hashes the list from one offset to another, the first of which is
-// still in memory.
-func (w *window) startHash(h hash.Hash, from, to int64) {
-	w.hash, w.hashEnd = h, to
-	w.sum(int(from - w.base))
+// startSigned copies the list, from an offset that is still in memory up to
+// another, to the hash and the spool.
+func (w *window) startSigned(h hash.Hash, spool io.Writer, from, to int64) {
+	w.hash, w.spool, w.signedEnd = h, spool, to
+	w.signed(int(from - w.base))
 }
 
-// sum hashes what is in memory from index from on.
-func (w *window) sum(from int) {
+// signed copies what is in memory from index from on, as far as it is signed.
+func (w *window) signed(from int) {
 	if w.hash == nil {
 		return
 	}
-	if end := min(int64(w.w), w.hashEnd-w.base); end > int64(from) {
-		w.hash.Write(w.buf[from:end]) // never returns an error
+	end := min(int64(w.w), w.signedEnd-w.base)
+	if end <= int64(from) {
+		return
+	}
+	w.hash.Write(w.buf[from:end]) // never returns an error
+	if w.spool != nil {
+		if _, err := w.spool.Write(w.buf[from:end]); err != nil {
+			w.err, w.spool = &spoolError{err}, nil
+		}
 	}
 }
 
@@ -68,8 +76,8 @@ func (w *window) fill(n int) bool {
 	for empty := 0; w.w-w.r < n && w.err == nil; {
 		read, err := w.src.Read(w.buf[w.w:])
 		w.w += read
-		w.sum(w.w - read)
 		w.err = err
+		w.signed(w.w - read)
 		if read > 0 {
 			empty = 0
 		} else if empty++; empty == 100 && err == nil {
@@ -93,8 +101,20 @@ func readError(err error, at int64) error {
 	if errors.As(err, &syntax) || errors.Is(err, ErrTooLarge) {
 		return err // of the PEM around the list
 	}
+	var spool *spoolError
+	if errors.As(err, &spool) {
+		return err
+	}
 	return fmt.Errorf("reading the CRL at byte %d: %w", at, err)
 }
+
+// spoolError is what Options.Spool ended the scan with.
+type spoolError struct{ err error }
+
+func (e *spoolError) Error() string {
+	return "writing the CRL's signed part to the spool: " + e.err.Error()
+}
+func (e *spoolError) Unwrap() error { return e.err }
 
 // peek is the tag of the next element before end, 0 when there is none.
 func (w *window) peek(what string, end int64) (byte, error) {
