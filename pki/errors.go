@@ -16,6 +16,9 @@ var (
 	// ErrNoCRL: Vault answered and has no list for the issuer (status 204 or an
 	// empty body).
 	ErrNoCRL = errors.New("vault has no CRL for this issuer")
+	// ErrNotModified: Vault answered that the list has not changed since the
+	// time that was named (status 304).
+	ErrNotModified = errors.New("the CRL has not changed")
 )
 
 // PermissionError says what Vault's policy lacks.

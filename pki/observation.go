@@ -45,6 +45,7 @@ type CRLConfig struct {
 	Expiry      time.Duration // 0: unknown
 	GracePeriod time.Duration // with AutoRebuild: how long before the expiry a list is rebuilt
 	MaxEntries  int64         // max_crl_entries; 0: unknown to this version, -1: none
+	EnableDelta bool          // delta CRLs are built between two lists
 }
 
 // AutoTidy is config/auto-tidy of a mount: what Vault does by itself.

@@ -50,6 +50,36 @@ func (i Issuer) Label() string {
 	return i.ID
 }
 
+// Discovery is what one look at a namespace's mounts found.
+type Discovery struct {
+	Mounts []Mount // those of the PKI, by path
+
+	// Conditional holds the mounts that are tuned to let the header
+	// If-Modified-Since through (passthrough_request_headers).
+	Conditional map[Mount]bool
+
+	// Refused are mounts that nothing is asked of: their paths could make a
+	// request mean something else, or a log line two.
+	Refused []RefusedMount
+}
+
+// RefusedMount is a mount that is left alone.
+type RefusedMount struct {
+	Name   string // quoted
+	Reason string
+}
+
+// CRLRequest asks for one list of an issuer.
+type CRLRequest struct {
+	IssuerID string
+	Form     string // "json", PEM within JSON, or "der"
+	Delta    bool   // the delta CRL, in place of the full one
+
+	// IfModifiedSince, unless zero, asks Vault to say only that the list has not
+	// changed since. It is sent to whole seconds.
+	IfModifiedSince time.Time
+}
+
 // CRL is one revocation list as it was measured: scanned whole, its signature
 // verified by the issuer.
 type CRL struct {

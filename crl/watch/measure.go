@@ -114,7 +114,7 @@ func (w *Watch) read(ctx context.Context, m pki.Mount, i pki.Issuer) (*crl.Summa
 	fail := func(err error) (*crl.Summary, error) {
 		return nil, fmt.Errorf("measuring CRL of %s: %w", subject(m, i), err)
 	}
-	body, err := w.o.Vault.CRL(ctx, m, i.ID, w.o.Fetch)
+	body, err := w.o.Vault.CRL(ctx, m, pki.CRLRequest{IssuerID: i.ID, Form: w.o.Fetch})
 	if err != nil {
 		return fail(err)
 	}

@@ -27,10 +27,11 @@ type Vault interface {
 	Mounts(ctx context.Context) ([]pki.Mount, error)
 	// Issuers are the issuers of a mount, with their certificates.
 	Issuers(ctx context.Context, m pki.Mount) ([]pki.Issuer, error)
-	// CRL opens the full list of an issuer, in PEM or DER. form is "json" or
-	// "der": the endpoint. Reading it ends in an error where the list was cut
-	// short. A missing or empty list is an error wrapping [pki.ErrNoCRL].
-	CRL(ctx context.Context, m pki.Mount, issuerID, form string) (io.ReadCloser, error)
+	// CRL opens a list of an issuer, in PEM or DER. Reading it ends in an error
+	// where the list was cut short. A missing or empty list is an error wrapping
+	// [pki.ErrNoCRL], one that has not changed since the time that was named one
+	// wrapping [pki.ErrNotModified].
+	CRL(ctx context.Context, m pki.Mount, q pki.CRLRequest) (io.ReadCloser, error)
 }
 
 // Options configure a Watch.

@@ -17,34 +17,49 @@ const (
 	FormDER  = "der"
 )
 
-// CRL opens the full CRL of an issuer, as PEM in form json and as DER in form
-// der, to be read as it arrives and closed. Reading ends in an error, never
-// early, when the connection or the answer is cut short; SlowTimeout covers
-// the reading too. The size is not capped here.
+// CRL opens a list of an issuer, as PEM in form json and as DER in form der, to
+// be read as it arrives and closed. Reading ends in an error, never early, when
+// the connection or the answer is cut short; SlowTimeout covers the reading
+// too. The size is not capped here.
 //
 // It is an error wrapping [pki.ErrNoCRL] when Vault has none: it answers 204,
-// or nothing. No token is needed. Vault rebuilds a list first where it has been
-// told to, which takes time in proportion to the revocations of the mount.
-func (v *Vault) CRL(ctx context.Context, m pki.Mount, issuerID, form string) (io.ReadCloser, error) {
+// or nothing; and one wrapping [pki.ErrNotModified] when it answers 304, which
+// only a mount does that lets If-Modified-Since through. Vault compares with
+// the time at which it last began to build any list of the mount, so a list's
+// own thisUpdate and one second is what to name (builtin/logical/pki/util.go).
+//
+// No token is needed. Vault rebuilds a list first where it has been told to,
+// which takes time in proportion to the revocations of the mount.
+func (v *Vault) CRL(ctx context.Context, m pki.Mount, q pki.CRLRequest) (io.ReadCloser, error) {
+	fail := func(err error) (io.ReadCloser, error) {
+		return nil, fmt.Errorf("fetching CRL of issuer %s of mount %s: %w", q.IssuerID, m.Name(), err)
+	}
+	if err := checkID(q.IssuerID); err != nil {
+		return nil, fmt.Errorf("fetching CRL of mount %s: %w", m.Name(), err)
+	}
 	r := request{
 		method:    http.MethodGet,
-		path:      m.Path + "/issuer/" + issuerID + "/crl",
+		path:      m.Path + "/issuer/" + q.IssuerID + "/crl",
 		namespace: m.Namespace,
+		since:     q.IfModifiedSince,
 		public:    true,
 		slow:      true,
 	}
-	switch form {
+	if q.Delta {
+		r.path += "/delta"
+	}
+	switch q.Form {
 	case FormJSON:
 	case FormDER:
 		r.path += "/der"
 	default:
-		return nil, fmt.Errorf("fetching CRL: form %q is neither %q nor %q", form, FormJSON, FormDER)
+		return fail(fmt.Errorf("form %q is neither %q nor %q", q.Form, FormJSON, FormDER))
 	}
 	ctx, cancel := v.deadline(ctx, r)
-	body, err := v.openCRL(ctx, r, form)
+	body, err := v.openCRL(ctx, r, q.Form)
 	if err != nil {
 		cancel()
-		return nil, fmt.Errorf("fetching CRL of issuer %s of mount %s: %w", issuerID, m.Name(), err)
+		return fail(err)
 	}
 	body.cancel = cancel
 	return body, nil

@@ -19,37 +19,72 @@ type mountInfo struct {
 	Type   string `json:"type"`
 	UUID   string `json:"uuid"`
 	Config struct {
-		MaxLeaseTTL seconds `json:"max_lease_ttl"`
+		MaxLeaseTTL        seconds  `json:"max_lease_ttl"`
+		PassthroughHeaders []string `json:"passthrough_request_headers"`
 	} `json:"config"`
 }
 
-// Mounts are the PKI secrets engines of the client's namespace, by path. Where
-// the policy does not allow to read sys/mounts, they are those that it lets
-// the token touch (sys/internal/ui/mounts).
+// Mounts are the PKI secrets engines of all Namespaces, by namespace and path,
+// without those that MountsIn refuses and without namespaces whose mounts the
+// policy hides.
 func (v *Vault) Mounts(ctx context.Context) ([]pki.Mount, error) {
+	namespaces, err := v.Namespaces(ctx)
+	if len(namespaces) == 0 {
+		return nil, fmt.Errorf("finding PKI mounts: %w", err)
+	}
+	var mounts []pki.Mount
+	for _, namespace := range namespaces {
+		found, err := v.MountsIn(ctx, namespace)
+		var denied *pki.PermissionError
+		if err != nil && (len(namespaces) == 1 || !errors.As(err, &denied)) {
+			return nil, err
+		}
+		mounts = append(mounts, found.Mounts...)
+	}
+	return mounts, nil
+}
+
+// MountsIn are the PKI secrets engines of one namespace, "" being the root.
+// Where the policy does not allow to read sys/mounts, they are those that it
+// lets the token touch (sys/internal/ui/mounts).
+func (v *Vault) MountsIn(ctx context.Context, namespace string) (pki.Discovery, error) {
 	var all map[string]mountInfo
-	err := v.read(ctx, request{method: http.MethodGet, path: "sys/mounts"}, &all)
+	err := v.read(ctx, request{method: http.MethodGet, path: "sys/mounts", namespace: namespace}, &all)
 	var denied *pki.PermissionError
 	if errors.As(err, &denied) && !denied.InvalidToken {
 		var own struct {
 			Secret map[string]mountInfo `json:"secret"`
 		}
-		if v.read(ctx, request{method: http.MethodGet, path: "sys/internal/ui/mounts"}, &own) == nil && len(own.Secret) > 0 {
+		ui := request{method: http.MethodGet, path: "sys/internal/ui/mounts", namespace: namespace}
+		if v.read(ctx, ui, &own) == nil && len(own.Secret) > 0 {
 			all, err = own.Secret, nil
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("finding PKI mounts: %w", err)
+		in := ""
+		if namespace != "" {
+			in = " of namespace " + namespace
+		}
+		return pki.Discovery{}, fmt.Errorf("finding PKI mounts%s: %w", in, err)
 	}
-	namespace := strings.Trim(v.client.Namespace(), "/")
-	var mounts []pki.Mount
+	found := pki.Discovery{Conditional: make(map[pki.Mount]bool)}
 	for path, info := range all {
-		if info.Type == "pki" {
-			mounts = append(mounts, pki.Mount{Namespace: namespace, Path: strings.Trim(path, "/"), UUID: info.UUID})
+		if info.Type != "pki" {
+			continue
+		}
+		m := pki.Mount{Namespace: namespace, Path: strings.TrimSuffix(path, "/"), UUID: info.UUID}
+		if err := cmp.Or(checkPath(m.Path), checkUUID(m.UUID)); err != nil {
+			found.Refused = append(found.Refused, pki.RefusedMount{Name: quote(m.Name()), Reason: err.Error()})
+			continue
+		}
+		found.Mounts = append(found.Mounts, m)
+		if slices.ContainsFunc(info.Config.PassthroughHeaders, func(h string) bool { return strings.EqualFold(h, "If-Modified-Since") }) {
+			found.Conditional[m] = true
 		}
 	}
-	slices.SortFunc(mounts, func(a, b pki.Mount) int { return cmp.Compare(a.Path, b.Path) })
-	return mounts, nil
+	slices.SortFunc(found.Mounts, func(a, b pki.Mount) int { return cmp.Compare(a.Path, b.Path) })
+	slices.SortFunc(found.Refused, func(a, b pki.RefusedMount) int { return cmp.Compare(a.Name, b.Name) })
+	return found, nil
 }
 
 type issuerKey struct{ namespace, mount, mountUUID, id string }
@@ -70,11 +105,17 @@ func (v *Vault) Issuers(ctx context.Context, m pki.Mount) ([]pki.Issuer, error) 
 	}
 	var issuers []pki.Issuer
 	for id, info := range list.Info {
+		if err := checkID(id); err != nil {
+			return nil, fmt.Errorf("listing issuers of mount %s: %w", m.Name(), err)
+		}
 		issuer, err := v.issuer(ctx, m, id)
 		if err != nil {
 			return nil, err
 		}
-		issuer.Name, issuer.Default, issuer.KeyID = info.Name, info.Default, info.KeyID
+		issuer.Default, issuer.KeyID = info.Default, info.KeyID
+		if isPrintable(info.Name) && len(info.Name) <= maxName { // else it goes by its ID
+			issuer.Name = info.Name
+		}
 		issuers = append(issuers, issuer)
 	}
 	v.forget(m, issuers)
@@ -111,6 +152,23 @@ func (v *Vault) issuer(ctx context.Context, m pki.Mount, id string) (pki.Issuer,
 	v.issuers[key] = issuer
 	v.mu.Unlock()
 	return issuer, nil
+}
+
+// MaySignCRLs tells whether Vault lets an issuer sign lists: whether its usage
+// holds crl-signing. Unlike the issuers' certificates, it needs a token with
+// the capability read on issuer/ID.
+func (v *Vault) MaySignCRLs(ctx context.Context, m pki.Mount, issuerID string) (bool, error) {
+	var data struct {
+		Usage string `json:"usage"`
+	}
+	err := checkID(issuerID)
+	if err == nil {
+		err = v.read(ctx, get(m, "issuer/"+issuerID), &data)
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading the usage of issuer %s of mount %s: %w", quote(issuerID), m.Name(), err)
+	}
+	return slices.Contains(strings.Split(data.Usage, ","), "crl-signing"), nil
 }
 
 // forget drops what is remembered of the mount and is no longer there.

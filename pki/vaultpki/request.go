@@ -32,6 +32,7 @@ type request struct {
 	path      string // below /v1/, as a policy names it
 	namespace string // added to nothing: replaces the client's own where not empty
 	query     url.Values
+	since     time.Time // If-Modified-Since, unless zero
 	body      any
 
 	public bool // needs no token, and is sent without one
@@ -132,7 +133,7 @@ func (v *Vault) deadline(ctx context.Context, r request) (context.Context, conte
 func (v *Vault) send(ctx context.Context, r request) (*http.Response, error) {
 	req, err := v.build(ctx, r)
 	if err != nil {
-		return nil, fmt.Errorf("making request for %s: %w", r.path, err)
+		return nil, fmt.Errorf("making request for %s: %w", quote(r.path), err)
 	}
 	resp, err := v.http.Do(req)
 	if err != nil {
@@ -152,6 +153,9 @@ func (v *Vault) send(ctx context.Context, r request) (*http.Response, error) {
 }
 
 func (v *Vault) build(ctx context.Context, r request) (*http.Request, error) {
+	if err := checkPath(r.path); err != nil {
+		return nil, err
+	}
 	ar := v.client.NewRequest(r.method, "/v1/"+r.path)
 	if r.method == "LIST" {
 		ar.Method = http.MethodGet
@@ -172,6 +176,9 @@ func (v *Vault) build(ctx context.Context, r request) (*http.Request, error) {
 		ar.Headers.Del(api.NamespaceHeaderName)
 	case r.namespace != "":
 		ar.Headers.Set(api.NamespaceHeaderName, r.namespace)
+	}
+	if !r.since.IsZero() {
+		ar.Headers.Set("If-Modified-Since", r.since.UTC().Format(http.TimeFormat))
 	}
 	if r.body != nil {
 		body, err := json.Marshal(r.body)
@@ -196,6 +203,8 @@ func (v *Vault) build(ctx context.Context, r request) (*http.Request, error) {
 func (v *Vault) refusal(r request, resp *http.Response) error {
 	text := errorText(resp.Body)
 	switch status := resp.StatusCode; {
+	case status == http.StatusNotModified:
+		return fmt.Errorf("asking Vault for %s: %w", r.path, pki.ErrNotModified)
 	case status < 400:
 		return fmt.Errorf("asking Vault for %s: %w", r.path, redirect(v.client.Address(), resp))
 	case status == http.StatusForbidden:
@@ -246,7 +255,7 @@ func errorText(body io.Reader) string {
 		return strconv.QuoteToASCII(string(raw[:min(len(raw), enough)]))
 	}
 	text := strings.Join(strings.Fields(strings.Join(e.Errors, "; ")), " ")
-	return cmp.Or(text, "no error named")
+	return cmp.Or(printable(text), "no error named")
 }
 
 // The ways in which Vault's storage, and Vault itself, say that a value is too

@@ -18,6 +18,7 @@ func (v *Vault) CRLConfig(ctx context.Context, m pki.Mount) (pki.CRLConfig, erro
 		Expiry      seconds `json:"expiry"`
 		Grace       seconds `json:"auto_rebuild_grace_period"`
 		MaxEntries  int64   `json:"max_crl_entries"`
+		EnableDelta bool    `json:"enable_delta"`
 	}
 	if err := v.read(ctx, get(m, "config/crl"), &c); err != nil {
 		return pki.CRLConfig{}, fmt.Errorf("reading CRL configuration of mount %s: %w", m.Name(), err)
@@ -28,6 +29,7 @@ func (v *Vault) CRLConfig(ctx context.Context, m pki.Mount) (pki.CRLConfig, erro
 		Expiry:      time.Duration(c.Expiry),
 		GracePeriod: time.Duration(c.Grace),
 		MaxEntries:  c.MaxEntries,
+		EnableDelta: c.EnableDelta,
 	}, nil
 }
 
@@ -75,8 +77,8 @@ func (v *Vault) TidyStatus(ctx context.Context, m pki.Mount) (pki.TidyStatus, er
 	}
 	return pki.TidyStatus{
 		State:            s.State,
-		Error:            s.Error,
-		Message:          s.Message,
+		Error:            printable(s.Error),
+		Message:          printable(s.Message),
 		StartedAt:        s.StartedAt,
 		FinishedAt:       s.FinishedAt,
 		SafetyBuffer:     time.Duration(s.SafetyBuffer),
@@ -86,7 +88,7 @@ func (v *Vault) TidyStatus(ctx context.Context, m pki.Mount) (pki.TidyStatus, er
 		RevokedDeleted:   s.RevokedDeleted,
 		CertStoreCount:   s.CertStoreCount,
 		RevokedCount:     s.RevokedCount,
-		CountingError:    s.CountingError,
+		CountingError:    printable(s.CountingError),
 	}, nil
 }
 

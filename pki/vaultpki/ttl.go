@@ -45,6 +45,9 @@ func (v *Vault) longestTTL(ctx context.Context, m pki.Mount) (pki.LongestTTL, er
 	unlimited := "the mount's max_lease_ttl (no role)"
 	needMount := len(roles.Keys) == 0
 	for _, name := range roles.Keys {
+		if checkPath(name) != nil {
+			return pki.LongestTTL{Source: fmt.Sprintf("role %s is not asked for because of its name", quote(name))}, nil
+		}
 		var role struct {
 			MaxTTL   seconds `json:"max_ttl"`
 			NotAfter string  `json:"not_after"`
@@ -57,7 +60,7 @@ func (v *Vault) longestTTL(ctx context.Context, m pki.Mount) (pki.LongestTTL, er
 		ttl := time.Duration(role.MaxTTL)
 		switch {
 		case role.NotAfter != "":
-			return pki.LongestTTL{Source: fmt.Sprintf("role %s issues with a fixed not_after, %s", name, role.NotAfter)}, nil
+			return pki.LongestTTL{Source: fmt.Sprintf("role %s issues with a fixed not_after, %s", name, printable(role.NotAfter))}, nil
 		case ttl == 0:
 			needMount, unlimited = true, fmt.Sprintf("the mount's max_lease_ttl (role %s sets no max_ttl)", name)
 		case ttl > longest.Duration:

@@ -5,7 +5,10 @@
 // 8 MiB and no further, nothing is retried, and no redirect is followed. Errors
 // that callers tell apart are those of package pki: [pki.PermissionError],
 // [pki.RedirectError], [pki.RefusedError], [pki.TooLargeError], [pki.ErrSealed],
-// [pki.ErrNoActiveNode], [pki.ErrUnreachable], [pki.ErrNoCRL].
+// [pki.ErrNoActiveNode], [pki.ErrUnreachable], [pki.ErrNoCRL],
+// [pki.ErrNotModified]. Names and texts that come from Vault are taken for
+// hostile: they reach a path only where they cannot change its meaning, and an
+// error or a label only as printable text.
 package vaultpki
 
 import (
@@ -24,6 +27,10 @@ import (
 type Options struct {
 	// Client gives address, TLS, namespace and, at each request, the token.
 	Client *api.Client
+
+	// AllNamespaces includes every namespace below the client's own: Vault
+	// Enterprise, and OpenBao since 2.3. It is not tested against either.
+	AllNamespaces bool
 
 	// Timeout is the deadline of an ordinary request. Default 30 s.
 	Timeout time.Duration
@@ -46,8 +53,11 @@ type Vault struct {
 
 	raftNote sync.Once
 
-	mu      sync.Mutex
-	issuers map[issuerKey]pki.Issuer // their certificates never change
+	allNamespaces bool
+
+	mu         sync.Mutex
+	issuers    map[issuerKey]pki.Issuer // their certificates never change
+	namespaces namespaces
 }
 
 // New makes a Vault. It makes no request.
@@ -62,6 +72,8 @@ func New(o Options) (*Vault, error) {
 		slow:    o.SlowTimeout,
 		log:     o.Log,
 		issuers: make(map[issuerKey]pki.Issuer),
+
+		allNamespaces: o.AllNamespaces,
 	}
 	v.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	v.http.Timeout = 0 // each request has its own deadline

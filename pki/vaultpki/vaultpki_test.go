@@ -26,6 +26,11 @@ import (
 
 const token = "hvs.canary-of-the-token"
 
+// id makes a UUID of one letter.
+func id(letter string) string {
+	return "00000000-0000-4000-8000-00000000000" + fmt.Sprintf("%x", letter[0]&15)
+}
+
 var mount = pki.Mount{Path: "team/pki", UUID: "u-1"}
 
 // fake answers requests by "METHOD path", where a LIST is LIST. What it does
@@ -179,10 +184,10 @@ func data(t *testing.T, fields map[string]any) string {
 
 func TestIssuersAreReadOnce(t *testing.T) {
 	f := newFake(t, map[string]string{
-		"LIST team/pki/issuers":        `{"data":{"keys":["b","a"],"key_info":{"b":{"issuer_name":"","is_default":false,"key_id":"kb"},"a":{"issuer_name":"root","is_default":true,"key_id":"ka"}}}}`,
-		"GET team/pki/issuer/a/json":   data(t, map[string]any{"certificate": certificate(t, "one"), "ca_chain": []string{}}),
-		"GET team/pki/issuer/b/json":   data(t, map[string]any{"certificate": certificate(t, "two")}),
-		"GET team/pki/issuer/bad/json": data(t, map[string]any{"certificate": "nothing"}),
+		"LIST team/pki/issuers":                    `{"data":{"keys":["` + id("b") + `","` + id("a") + `"],"key_info":{"` + id("b") + `":{"issuer_name":"","is_default":false,"key_id":"kb"},"` + id("a") + `":{"issuer_name":"root","is_default":true,"key_id":"ka"}}}}`,
+		"GET team/pki/issuer/" + id("a") + "/json": data(t, map[string]any{"certificate": certificate(t, "one"), "ca_chain": []string{}}),
+		"GET team/pki/issuer/" + id("b") + "/json": data(t, map[string]any{"certificate": certificate(t, "two")}),
+		"GET team/pki/issuer/" + id("d") + "/json": data(t, map[string]any{"certificate": "nothing"}),
 	})
 	v := f.vault()
 	for range 2 {
@@ -190,10 +195,10 @@ func TestIssuersAreReadOnce(t *testing.T) {
 		if err != nil || len(issuers) != 2 {
 			t.Fatalf("issuers %+v, %v", issuers, err)
 		}
-		if a := issuers[0]; a.ID != "a" || a.Name != "root" || !a.Default || a.KeyID != "ka" || a.Certificate.Subject.CommonName != "one" {
+		if a := issuers[0]; a.ID != id("a") || a.Name != "root" || !a.Default || a.KeyID != "ka" || a.Certificate.Subject.CommonName != "one" {
 			t.Errorf("issuer %+v", a)
 		}
-		if b := issuers[1]; b.Label() != "b" || b.Default || b.Certificate.Subject.CommonName != "two" {
+		if b := issuers[1]; b.Label() != id("b") || b.Default || b.Certificate.Subject.CommonName != "two" {
 			t.Errorf("issuer %+v", b)
 		}
 	}
@@ -205,8 +210,8 @@ func TestIssuersAreReadOnce(t *testing.T) {
 			t.Errorf("%s carries the token", r.URL.Path)
 		}
 	}
-	f.answers["LIST team/pki/issuers"] = `{"data":{"keys":["bad"],"key_info":{"bad":{}}}}`
-	if _, err := v.Issuers(t.Context(), mount); text(err) != "reading issuer bad of mount team/pki: no PEM certificate in the answer" {
+	f.answers["LIST team/pki/issuers"] = `{"data":{"keys":["` + id("d") + `"],"key_info":{"` + id("d") + `":{}}}}`
+	if _, err := v.Issuers(t.Context(), mount); text(err) != "reading issuer "+id("d")+" of mount team/pki: no PEM certificate in the answer" {
 		t.Errorf("error %v", err)
 	}
 	delete(f.answers, "LIST team/pki/issuers") // Vault's way to list nothing
@@ -218,13 +223,13 @@ func TestIssuersAreReadOnce(t *testing.T) {
 func TestCRL(t *testing.T) {
 	list := "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"
 	f := newFake(t, map[string]string{
-		"GET team/pki/issuer/i/crl":     data(t, map[string]any{"crl": list, "z": 1}),
-		"GET team/pki/issuer/i/crl/der": "0\x82\x01\x00...",
-		"GET team/pki/issuer/e/crl":     data(t, map[string]any{"crl": ""}),
-		"GET team/pki/issuer/e/crl/der": "204 ",
-		"GET team/pki/issuer/0/crl/der": "",
-		"GET team/pki/issuer/x/crl":     `500 {"errors":["storage is away"]}`,
-		"GET team/pki/issuer/y/crl":     `<html>`,
+		"GET team/pki/issuer/" + id("i") + "/crl":     data(t, map[string]any{"crl": list, "z": 1}),
+		"GET team/pki/issuer/" + id("i") + "/crl/der": "0\x82\x01\x00...",
+		"GET team/pki/issuer/" + id("e") + "/crl":     data(t, map[string]any{"crl": ""}),
+		"GET team/pki/issuer/" + id("e") + "/crl/der": "204 ",
+		"GET team/pki/issuer/" + id("0") + "/crl/der": "",
+		"GET team/pki/issuer/" + id("x") + "/crl":     `500 {"errors":["storage is away"]}`,
+		"GET team/pki/issuer/" + id("z") + "/crl":     `<html>`,
 	})
 	v := f.vault()
 	tests := []struct {
@@ -238,13 +243,13 @@ func TestCRL(t *testing.T) {
 		{"e", "json", "", "vault has no CRL for this issuer: empty body", true},
 		{"e", "der", "", "vault has no CRL for this issuer: status 204", true},
 		{"0", "der", "", "vault has no CRL for this issuer: empty body", true},
-		{"x", "json", "", "fetching CRL of issuer x of mount team/pki: asking Vault for team/pki/issuer/x/crl: status 500: storage is away", false},
-		{"y", "json", "", "finding data in the JSON answer: no object where one is expected", false},
+		{"x", "json", "", "fetching CRL of issuer " + id("x") + " of mount team/pki: asking Vault for team/pki/issuer/" + id("x") + "/crl: status 500: storage is away", false},
+		{"z", "json", "", "finding data in the JSON answer: no object where one is expected", false},
 		{"i", "pem", "", `form "pem" is neither "json" nor "der"`, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.issuer+" "+tt.form, func(t *testing.T) {
-			body, err := v.CRL(t.Context(), mount, tt.issuer, tt.form)
+			body, err := v.CRL(t.Context(), mount, pki.CRLRequest{IssuerID: id(tt.issuer), Form: tt.form})
 			if tt.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.err) || errors.Is(err, pki.ErrNoCRL) != tt.noCRL {
 					t.Errorf("error %v, want %s", err, tt.err)
@@ -275,7 +280,7 @@ func TestCRLCutShort(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, `{"data":{"crl":"-----BEGIN`)
 		w.(http.Flusher).Flush()
-		if strings.Contains(r.URL.Path, "hang") {
+		if strings.Contains(r.URL.Path, id("h")) {
 			<-hang
 		}
 	}))
@@ -286,8 +291,8 @@ func TestCRLCutShort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for issuer, want := range map[string]error{"short": io.ErrUnexpectedEOF, "hang": pki.ErrUnreachable} {
-		body, err := v.CRL(t.Context(), mount, issuer, "json")
+	for issuer, want := range map[string]error{"s": io.ErrUnexpectedEOF, "h": pki.ErrUnreachable} {
+		body, err := v.CRL(t.Context(), mount, pki.CRLRequest{IssuerID: id(issuer), Form: "json"})
 		if err != nil {
 			t.Fatal(err)
 		}

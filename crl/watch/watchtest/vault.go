@@ -215,26 +215,26 @@ func (v *Vault) Issuers(_ context.Context, m pki.Mount) ([]pki.Issuer, error) {
 }
 
 // CRL implements watch.Vault.
-func (v *Vault) CRL(_ context.Context, m pki.Mount, id, form string) (io.ReadCloser, error) {
+func (v *Vault) CRL(_ context.Context, m pki.Mount, q pki.CRLRequest) (io.ReadCloser, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.fetches++
 	for _, i := range v.find(m).issuers {
 		switch {
-		case i.ID != id:
+		case i.ID != q.IssuerID:
 		case i.err != nil:
 			return nil, i.err
 		case i.serve != nil:
 			return io.NopCloser(i.serve(i.list)), nil
 		case i.list == nil:
 			return nil, fmt.Errorf("%w: status 204", pki.ErrNoCRL)
-		case form == "json":
+		case q.Form == "json":
 			return io.NopCloser(bytes.NewReader(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: i.list}))), nil
 		default:
 			return io.NopCloser(bytes.NewReader(i.list)), nil
 		}
 	}
-	return nil, fmt.Errorf("no issuer %s", id)
+	return nil, fmt.Errorf("no issuer %s", q.IssuerID)
 }
 
 // Storage implements watch.StorageReader.
