@@ -1,12 +1,323 @@
 package crl
 
+import (
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+	"strconv"
+	"time"
+)
+
+const (
+	// ages is the number of classes that entries are counted in: those dated at
+	// or after an instant (class 0), then those up to 4096 s, about an hour,
+	// before it, up to twice that, and so on; the last class has no end.
+	ages = 13
+	// printCount is how many entries dated at or after thisUpdate a Mark tells
+	// one from another. There are few: what was revoked within that second.
+	printCount  = 16
+	markVersion = 1
+)
+
+// ageClass is the class of an entry dated age seconds before the instant.
+func ageClass(age int64) int {
+	if age <= 0 {
+		return 0
+	}
+	return min(1+bits.Len64(uint64(age-1)>>12), ages-1)
+}
+
+// oldest is the age in seconds that no entry of the class exceeds. There is none
+// for the last class.
+func oldest(class int) int64 {
+	if class == 0 {
+		return 0
+	}
+	return 4096 << (class - 1)
+}
+
+// A Mark is what a list leaves behind for a later one of the same issuer to be
+// compared with: the entries, counted and hashed by age. Its size, below 1 KiB
+// of JSON, does not depend on the list. It carries its key, and may be stored
+// and compared by another process. The zero Mark is of no list.
+//
+// Keep the Mark of a list only once its signature has been verified.
+type Mark struct {
+	Version    int          `json:"v"`
+	Key        [2]hash64    `json:"key"`
+	List       hash64       `json:"list"` // issuer, key and base: with whose lists it may be compared
+	ThisUpdate int64        `json:"at"`   // Unix time
+	Newest     int64        `json:"newest"`
+	Entries    int64        `json:"n"`
+	Counts     [ages]int64  `json:"counts"` // by age at thisUpdate
+	Sums       [ages]hash64 `json:"sums"`   // of the hashes of the entries
+	Prints     []hash64     `json:"prints"` // hashes of class 0, unless there are more than printCount
+}
+
+// hash64 is printed in hexadecimal: a JSON number of 64 bits is not safe with
+// every reader.
+type hash64 uint64
+
+// MarshalText prints 16 digits.
+func (h hash64) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%016x", uint64(h)), nil }
+
+// UnmarshalText reads what MarshalText prints.
+func (h *hash64) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseUint(string(text), 16, 64)
+	*h = hash64(n)
+	return err
+}
+
+// usable tells whether a Mark is one that this package made.
+func (m *Mark) usable() bool {
+	if m == nil || m.Version != markVersion || len(m.Prints) > printCount {
+		return false
+	}
+	var n int64
+	for _, count := range m.Counts {
+		if count < 0 || count > m.Entries {
+			return false
+		}
+		n += count
+	}
+	return n == m.Entries
+}
+
 // Tally counts what changed from one list to a later one in memory that does
-// not grow with the lists.
-type Tally struct{}
+// not grow with the lists. It is given to a Scan as Options.Tally and asked
+// afterwards, with the Summary of that scan.
+type Tally struct {
+	key        [2]uint64
+	thisUpdate int64
+	newest     int64
+	counts     [ages]int64
+	sums       [ages]uint64
+	prints     [printCount]uint64
+
+	// The entries by their age at the previous list's thisUpdate, as far as the
+	// previous list may have had them.
+	previous *Mark
+	was      [ages]int64
+	wasSums  [ages]uint64
+	fresh    int64  // dated after every entry of the previous list, and after its thisUpdate
+	seen     uint32 // which of the previous list's prints were met
+	met      int64  // how many
+}
+
+// NewTally makes a Tally that compares with a previous list; nil where there is
+// none. The key is chance, which keeps anybody from making entries whose
+// hashes cancel out; it is used where there is no previous Mark to take it from.
+func NewTally(previous *Mark, key [16]byte) *Tally {
+	t := &Tally{key: [2]uint64{binary.LittleEndian.Uint64(key[:8]), binary.LittleEndian.Uint64(key[8:])}}
+	if previous.usable() {
+		t.previous = previous
+		t.key = [2]uint64{uint64(previous.Key[0]), uint64(previous.Key[1])}
+	}
+	return t
+}
 
 // begin is called before the first entry, with thisUpdate as Unix time.
-func (t *Tally) begin(thisUpdate int64) {}
+func (t *Tally) begin(thisUpdate int64) {
+	*t = Tally{key: t.key, previous: t.previous, thisUpdate: thisUpdate, newest: thisUpdate - 1}
+}
 
 // add is called with each entry: the contents of its serial number's INTEGER,
 // which change after it returns, and its date as Unix time.
-func (t *Tally) add(serial []byte, at int64) {}
+func (t *Tally) add(serial []byte, at int64) {
+	h := hashEntry(t.key, serial, at)
+	class := ageClass(t.thisUpdate - at)
+	if class == 0 {
+		if t.counts[0] < printCount {
+			t.prints[t.counts[0]] = h
+		}
+		t.newest = max(t.newest, at)
+	}
+	t.counts[class]++
+	t.sums[class] += h
+	if t.previous == nil {
+		return
+	}
+	class = ageClass(t.previous.ThisUpdate - at)
+	if class == 0 {
+		if at > t.previous.Newest {
+			t.fresh++
+			return
+		}
+		t.meet(h)
+	}
+	t.was[class]++
+	t.wasSums[class] += h
+}
+
+// meet looks for an entry of class 0 among those of the previous list.
+func (t *Tally) meet(h uint64) {
+	for i, print := range t.previous.Prints {
+		if uint64(print) == h && t.seen>>i&1 == 0 {
+			t.seen |= 1 << i
+			t.met++
+			return
+		}
+	}
+}
+
+// Mark is what the scanned list leaves behind. s is the Summary of the scan.
+func (t *Tally) Mark(s Summary) Mark {
+	m := Mark{
+		Version: markVersion, Key: [2]hash64{hash64(t.key[0]), hash64(t.key[1])}, List: t.list(s),
+		ThisUpdate: t.thisUpdate, Newest: t.newest, Counts: t.counts,
+	}
+	for class, sum := range t.sums {
+		m.Entries += t.counts[class]
+		m.Sums[class] = hash64(sum)
+	}
+	if n := t.counts[0]; n <= printCount {
+		for _, print := range t.prints[:n] {
+			m.Prints = append(m.Prints, hash64(print))
+		}
+	}
+	return m
+}
+
+// list tells lists apart that are not successive states of one: those of
+// another issuer or key, and delta CRLs with another base.
+func (t *Tally) list(s Summary) hash64 {
+	h := hashEntry(t.key, s.RawIssuer, 1) + hashEntry(t.key, s.AuthorityKeyID, 2)
+	if s.BaseNumber != nil {
+		h += hashEntry(t.key, s.BaseNumber.Bytes(), 3)
+	}
+	return hash64(h)
+}
+
+// Changes are the differences between two lists in numbers. An entry is a
+// serial number with its date: one that was given another date counts as
+// removed and as added.
+//
+// Always, whatever happened to clocks and entries:
+//
+//	Added <= entries that were added <= Added + Hidden
+//	Removed <= entries that were removed <= Removed + Hidden
+//	Added - Removed = entries of this list - entries of the previous one
+//
+// and both fall short by the same number. Exact says that it is zero: then, as
+// no serial number is twice on a list, these are the certificates added and
+// removed. (It is concluded from sums of 64 bits under a key, and false once in
+// 2^64 times.)
+//
+// Why numbers alone can do this: a certificate is revoked now, so an entry dated
+// after all that the previous list has was added. What is dated before is
+// expected to stay as it is. Where its sum has changed, entries came late (a
+// default issuer changed, another cluster lagging, a clock set back), were
+// given another date, or were removed, as tidy does; of one class of age only
+// the difference is certain then, not how much of it cancels out. Since tidy
+// removes the old and what comes late is young, that is rarely any.
+type Changes struct {
+	Added, Removed int64
+	Exact          bool
+	Hidden         int64  // by how many both may fall short; 0 when Exact
+	Why            string // the numbers are not exact, or there are none; "" otherwise
+	Backwards      bool   // this list is the older one, by thisUpdate
+
+	gone    [ages]int64 // certainly removed, by age at the previous thisUpdate
+	elapsed int64       // seconds from one thisUpdate to the other
+}
+
+// Changes compares the scanned list, of which s is the Summary, with the
+// previous one. It returns false, and Why, where there is nothing to compare
+// with: no previous list, or one that is not of the same issuer and key, or not
+// on the same base.
+func (t *Tally) Changes(s Summary) (Changes, bool) {
+	m := t.previous
+	if m == nil {
+		return Changes{Why: "no previous list to compare with"}, false
+	}
+	if m.List != t.list(s) {
+		return Changes{Why: "the previous list is of another issuer or key, or a delta CRL on another base"}, false
+	}
+	c := Changes{Added: t.fresh, elapsed: t.thisUpdate - m.ThisUpdate}
+	c.Backwards = c.elapsed < 0
+	var more, fewer, replaced int64
+	for class := range ages {
+		was, is := m.Counts[class], t.was[class]
+		switch {
+		case class == 0 && int64(len(m.Prints)) == was:
+			c.Added += is - t.met
+			c.gone[0] = was - t.met
+		case was == is && uint64(m.Sums[class]) == t.wasSums[class]:
+		case was == is:
+			c.Added++
+			c.gone[class] = 1
+			c.Hidden += is - 1
+			replaced++
+		default:
+			c.Added += max(is-was, 0)
+			c.gone[class] = max(was-is, 0)
+			c.Hidden += min(was, is)
+			more += max(is-was, 0)
+			fewer += max(was-is, 0)
+		}
+		c.Removed += c.gone[class]
+	}
+	if c.Exact = c.Hidden == 0; !c.Exact {
+		c.Why = fmt.Sprintf("of the entries dated before the previous list was made, at %s, there are %d fewer, %d more and %s replaced, by age: "+
+			"up to %d others may have come and as many gone unseen; pkiwarden crl diff compares the lists themselves",
+			time.Unix(m.ThisUpdate, 0).UTC().Format(time.RFC3339), fewer, more, atLeast(replaced), c.Hidden)
+	}
+	return c, true
+}
+
+func atLeast(n int64) string {
+	if n == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("at least %d", n)
+}
+
+// Early is the number of entries that were certainly removed before their time,
+// at the least. Counts do not show when a certificate expires, so most early
+// removals cannot be seen in them. But Vault revokes only what has not expired,
+// and its tidy removes only what expired longer ago than the safety buffer: an
+// entry that is gone although it was revoked less than the buffer ago was not
+// removed by a tidy with that buffer. It is 0 where the lists are in the wrong
+// order, and where more than the buffer lies between them.
+func (c Changes) Early(safetyBuffer time.Duration) int64 {
+	if c.Backwards {
+		return 0
+	}
+	var early int64
+	for class, gone := range c.gone[:ages-1] {
+		if time.Duration(c.elapsed+oldest(class))*time.Second < safetyBuffer {
+			early += gone
+		}
+	}
+	return early
+}
+
+// hashEntry is a keyed hash of 64 bits, the same in every process: the folded
+// 128-bit products of wyhash, each of which depends on all that went before.
+// The hashes of a set are added up, so it must not be the sum of a part that
+// depends on the serial number and one that depends on the date.
+func hashEntry(key [2]uint64, serial []byte, at int64) uint64 {
+	const c0, c1 = 0xa0761d6478bd642f, 0xe7037ed1a0b428db
+	k0, k1 := key[0]^c0, key[1]^c1
+	h := fold(uint64(at)^k0, uint64(len(serial))^k1)
+	for len(serial) > 16 {
+		h = fold(binary.LittleEndian.Uint64(serial)^h, binary.LittleEndian.Uint64(serial[8:])^k1)
+		serial = serial[16:]
+	}
+	var low, high uint64
+	switch n := len(serial); {
+	case n >= 8:
+		low, high = binary.LittleEndian.Uint64(serial), binary.LittleEndian.Uint64(serial[n-8:])
+	case n >= 4:
+		low, high = uint64(binary.LittleEndian.Uint32(serial)), uint64(binary.LittleEndian.Uint32(serial[n-4:]))
+	case n > 0:
+		low = uint64(serial[0])<<16 | uint64(serial[n/2])<<8 | uint64(serial[n-1])
+	}
+	h = fold(low^h, high^k1)
+	return fold(h^k0, c0)
+}
+
+func fold(a, b uint64) uint64 {
+	high, low := bits.Mul64(a, b)
+	return high ^ low
+}
