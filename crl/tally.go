@@ -88,20 +88,30 @@ func (m *Mark) usable() bool {
 // afterwards, with the Summary of that scan.
 type Tally struct {
 	key        [2]uint64
+	expanded   *[4]uint64
 	thisUpdate int64
 	newest     int64
-	counts     [ages]int64
-	sums       [ages]uint64
+	byAge      [ages]pile
 	prints     [printCount]uint64
 
 	// The entries by their age at the previous list's thisUpdate, as far as the
 	// previous list may have had them.
 	previous *Mark
-	was      [ages]int64
-	wasSums  [ages]uint64
+	was      [ages]pile
 	fresh    int64  // dated after every entry of the previous list, and after its thisUpdate
 	seen     uint32 // which of the previous list's prints were met
 	met      int64  // how many
+}
+
+// pile is entries, counted and hashed.
+type pile struct {
+	n   int64
+	sum uint64
+}
+
+func (p *pile) add(h uint64) {
+	p.n++
+	p.sum += h
 }
 
 // NewTally makes a Tally that compares with a previous list; nil where there is
@@ -113,27 +123,27 @@ func NewTally(previous *Mark, key [16]byte) *Tally {
 		t.previous = previous
 		t.key = [2]uint64{uint64(previous.Key[0]), uint64(previous.Key[1])}
 	}
+	t.expanded = expand(t.key)
 	return t
 }
 
 // begin is called before the first entry, with thisUpdate as Unix time.
 func (t *Tally) begin(thisUpdate int64) {
-	*t = Tally{key: t.key, previous: t.previous, thisUpdate: thisUpdate, newest: thisUpdate - 1}
+	*t = Tally{key: t.key, expanded: t.expanded, previous: t.previous, thisUpdate: thisUpdate, newest: thisUpdate - 1}
 }
 
 // add is called with each entry: the contents of its serial number's INTEGER,
 // which change after it returns, and its date as Unix time.
 func (t *Tally) add(serial []byte, at int64) {
-	h := hashEntry(t.key, serial, at)
+	h := hashEntry(t.expanded, serial, at)
 	class := ageClass(t.thisUpdate - at)
 	if class == 0 {
-		if t.counts[0] < printCount {
-			t.prints[t.counts[0]] = h
+		if n := t.byAge[0].n; n < printCount {
+			t.prints[n] = h
 		}
 		t.newest = max(t.newest, at)
 	}
-	t.counts[class]++
-	t.sums[class] += h
+	t.byAge[class].add(h)
 	if t.previous == nil {
 		return
 	}
@@ -145,8 +155,7 @@ func (t *Tally) add(serial []byte, at int64) {
 		}
 		t.meet(h)
 	}
-	t.was[class]++
-	t.wasSums[class] += h
+	t.was[class].add(h)
 }
 
 // meet looks for an entry of class 0 among those of the previous list.
@@ -164,13 +173,13 @@ func (t *Tally) meet(h uint64) {
 func (t *Tally) Mark(s Summary) Mark {
 	m := Mark{
 		Version: markVersion, Key: [2]hash64{hash64(t.key[0]), hash64(t.key[1])}, List: t.list(s),
-		ThisUpdate: t.thisUpdate, Newest: t.newest, Counts: t.counts,
+		ThisUpdate: t.thisUpdate, Newest: t.newest,
 	}
-	for class, sum := range t.sums {
-		m.Entries += t.counts[class]
-		m.Sums[class] = hash64(sum)
+	for class, p := range t.byAge {
+		m.Entries += p.n
+		m.Counts[class], m.Sums[class] = p.n, hash64(p.sum)
 	}
-	if n := t.counts[0]; n <= printCount {
+	if n := t.byAge[0].n; n <= printCount {
 		for _, print := range t.prints[:n] {
 			m.Prints = append(m.Prints, hash64(print))
 		}
@@ -181,9 +190,9 @@ func (t *Tally) Mark(s Summary) Mark {
 // list tells lists apart that are not successive states of one: those of
 // another issuer or key, and delta CRLs with another base.
 func (t *Tally) list(s Summary) hash64 {
-	h := hashEntry(t.key, s.RawIssuer, 1) + hashEntry(t.key, s.AuthorityKeyID, 2)
+	h := hashEntry(t.expanded, s.RawIssuer, 1) + hashEntry(t.expanded, s.AuthorityKeyID, 2)
 	if s.BaseNumber != nil {
-		h += hashEntry(t.key, s.BaseNumber.Bytes(), 3)
+		h += hashEntry(t.expanded, s.BaseNumber.Bytes(), 3)
 	}
 	return hash64(h)
 }
@@ -237,12 +246,12 @@ func (t *Tally) Changes(s Summary) (Changes, bool) {
 	c.Backwards = c.elapsed < 0
 	var more, fewer, replaced int64
 	for class := range ages {
-		was, is := m.Counts[class], t.was[class]
+		was, is := m.Counts[class], t.was[class].n
 		switch {
 		case class == 0 && int64(len(m.Prints)) == was:
 			c.Added += is - t.met
 			c.gone[0] = was - t.met
-		case was == is && uint64(m.Sums[class]) == t.wasSums[class]:
+		case was == is && uint64(m.Sums[class]) == t.was[class].sum:
 		case was == is:
 			c.Added++
 			c.gone[class] = 1
@@ -292,29 +301,36 @@ func (c Changes) Early(safetyBuffer time.Duration) int64 {
 	return early
 }
 
-// hashEntry is a keyed hash of 64 bits, the same in every process: the folded
-// 128-bit products of wyhash, each of which depends on all that went before.
-// The hashes of a set are added up, so it must not be the sum of a part that
+// hashEntry is a keyed hash of 64 bits, the same in every process. It is made of
+// 128-bit products folded to 64 bits, as wyhash's: one of the first 16 octets,
+// one of the last 8 with the date and the length, and one of these two. The
+// hashes of a set are added up, so a hash must not be the sum of a part that
 // depends on the serial number and one that depends on the date.
-func hashEntry(key [2]uint64, serial []byte, at int64) uint64 {
-	const c0, c1 = 0xa0761d6478bd642f, 0xe7037ed1a0b428db
-	k0, k1 := key[0]^c0, key[1]^c1
-	h := fold(uint64(at)^k0, uint64(len(serial))^k1)
-	for len(serial) > 16 {
-		h = fold(binary.LittleEndian.Uint64(serial)^h, binary.LittleEndian.Uint64(serial[8:])^k1)
+func hashEntry(key *[4]uint64, serial []byte, at int64) uint64 {
+	n := len(serial)
+	var long, a, b, c uint64
+	for len(serial) > 24 { // more than RFC 5280 section 4.1.2.2 allows
+		long = fold(binary.LittleEndian.Uint64(serial)^key[2]^long, binary.LittleEndian.Uint64(serial[8:])^key[3])
 		serial = serial[16:]
 	}
-	var low, high uint64
 	switch n := len(serial); {
+	case n >= 16:
+		a, b, c = binary.LittleEndian.Uint64(serial), binary.LittleEndian.Uint64(serial[8:]), binary.LittleEndian.Uint64(serial[n-8:])
 	case n >= 8:
-		low, high = binary.LittleEndian.Uint64(serial), binary.LittleEndian.Uint64(serial[n-8:])
+		a, b = binary.LittleEndian.Uint64(serial), binary.LittleEndian.Uint64(serial[n-8:])
 	case n >= 4:
-		low, high = uint64(binary.LittleEndian.Uint32(serial)), uint64(binary.LittleEndian.Uint32(serial[n-4:]))
+		a, b = uint64(binary.LittleEndian.Uint32(serial)), uint64(binary.LittleEndian.Uint32(serial[n-4:]))
 	case n > 0:
-		low = uint64(serial[0])<<16 | uint64(serial[n/2])<<8 | uint64(serial[n-1])
+		a = uint64(serial[0])<<16 | uint64(serial[n/2])<<8 | uint64(serial[n-1])
 	}
-	h = fold(low^h, high^k1)
-	return fold(h^k0, c0)
+	a = fold(a^long^key[0], b^key[1])
+	c = fold(c^key[2], uint64(at)^uint64(n)<<48^key[3])
+	return fold(a^key[1], c^key[0])
+}
+
+// expand makes the four words that hashEntry wants of a key.
+func expand(key [2]uint64) *[4]uint64 {
+	return &[4]uint64{key[0] ^ 0xa0761d6478bd642f, key[1] ^ 0xe7037ed1a0b428db, key[0] ^ 0x8ebc6af09c88c6e3, key[1] ^ 0x589965cc75374cc3}
 }
 
 func fold(a, b uint64) uint64 {
