@@ -1,8 +1,8 @@
 package crl
 
 import (
+	"encoding/json"
 	"fmt"
-	"strconv"
 	"strings"
 )
 
@@ -10,12 +10,13 @@ import (
 // revocation list can be. Zero values stand for the defaults of each backend.
 type Storage struct {
 	Backend      string // as sys/seal-status names it in storage_type: consul, raft, dynamodb, …
-	VaultVersion string // "" stands for a current one
+	VaultVersion string // as sys/seal-status has it; "" stands for a current one
 	Consul       ConsulLimits
 	Raft         RaftLimits
 
 	// KeyBytes is the length of the physical key, without Consul's path. 0 means
-	// 86, the length of logical/<mount UUID>/crls/<CRL UUID>.
+	// 86, the length of logical/<mount UUID>/crls/<CRL UUID>. A delta list's is
+	// 6 longer, a unified one's 8.
 	KeyBytes int
 }
 
@@ -29,47 +30,103 @@ type ConsulLimits struct {
 // RaftLimits are the settings of Vault's storage "raft" stanza.
 type RaftLimits struct {
 	MaxEntrySize int64 // max_entry_size, default 1048576
+
+	// Read says that MaxEntrySize is what a running Vault shows in
+	// sys/config/state/sanitized, 0 when it shows none. The rule then says how
+	// far that can be trusted: Vault shows a value that was changed by a reload
+	// and applies it only after a restart (vault/raft.go, ReloadRaftConfig), and
+	// old versions show none (GH-20044).
+	Read bool
 }
 
 // Limit is the size of the largest list that a storage accepts.
+//
+// Where max_crl_entries is the nearer ceiling, MaxBytes is the size of a list
+// with so many of Vault's entries by an EC P-256 issuer. Lists of other issuers
+// differ by some hundred bytes, so ask [Limit.Used] about a list at hand.
 type Limit struct {
-	Backend  string
-	MaxBytes int64  // of the DER list; 0: none or unknown, and Rule says why
-	Rule     string // the rule in words, with the numbers that went into it
-	Known    bool   // false: nothing is known, which is not the same as no limit
+	Backend    string
+	MaxBytes   int64   // of the DER list; 0: none or unknown, and Rule says why
+	MaxEntries int64   // max_crl_entries where it is in force; 0: none, or nobody has read it
+	Rule       string  // the rule in words, with the numbers that went into it
+	Known      bool    // false: nothing is known, which is not the same as no limit
+	Storage    Storage // what the limit was computed for; zero when it was set
+
+	storageBytes int64 // what the storage alone accepts; of use where MaxEntries is set
 }
 
 // barrierBytes is what Vault's barrier adds to a value: term 4, version 1,
 // nonce 12, tag 16 (vault/barrier_aes_gcm.go).
 const barrierBytes = 33
 
+// How large a list of Vault's is: an entry with a serial number of 20 octets
+// and a UTCTime, and what an EC P-256 issuer puts around all of them.
+const (
+	entryBytes = 39
+	listBytes  = 246
+)
+
 const (
 	defaultKeyBytes     = 86
 	defaultConsulPath   = "vault/"
 	defaultConsulLimit  = 512 << 10
 	defaultMaxEntrySize = 1 << 20
+
+	// maxSetting bounds each setting and size, so that no sum overflows. It is
+	// far beyond what any storage is set to.
+	maxSetting = 1 << 50
 )
 
 // Validate says which of the values no storage can have.
 func (s Storage) Validate() error {
-	for name, n := range map[string]int64{
-		"kv_max_value_size": s.Consul.KVMaxValueSize, "txn_max_req_len": s.Consul.TxnMaxReqLen,
-		"max_entry_size": s.Raft.MaxEntrySize, "key length": int64(s.KeyBytes),
+	for _, setting := range []struct {
+		name  string
+		value int64
+	}{
+		{"kv_max_value_size", s.Consul.KVMaxValueSize},
+		{"txn_max_req_len", s.Consul.TxnMaxReqLen},
+		{"max_entry_size", s.Raft.MaxEntrySize},
+		{"key length", int64(s.KeyBytes)},
 	} {
-		if n < 0 {
-			return fmt.Errorf("%s is %d, want a number of bytes", name, n)
+		if setting.value < 0 || setting.value > maxSetting {
+			return fmt.Errorf("%s is %d, want a number of bytes", setting.name, setting.value)
 		}
 	}
-	_, err := writesTransactions(s.VaultVersion)
+	if s.VaultVersion == "" {
+		return nil
+	}
+	_, err := parseVersion(s.VaultVersion)
 	return err
 }
 
 // Limit is the size of the largest DER list that this storage accepts: exact
-// for consul, raft, dynamodb and azure.
+// for consul, raft, dynamodb and azure. It never panics, whatever the values.
+//
+// OpenBao reports itself as Vault does, with a version of its own numbering,
+// and cannot be told from it. Its raft entries may be up to 11 bytes longer
+// (lowest_active_index), so that its limit is lower by as much.
+//
+// Vault with an ha_storage of its own writes to Consul without the session
+// check: its limit is higher than the one given here.
 func (s Storage) Limit() Limit {
+	s = s.sane()
+	l := s.limit()
+	l.Storage = s
+	return l
+}
+
+// sane is s without what no storage can have, which Validate refuses.
+func (s Storage) sane() Storage {
+	for _, n := range []*int64{&s.Consul.KVMaxValueSize, &s.Consul.TxnMaxReqLen, &s.Raft.MaxEntrySize} {
+		*n = min(max(*n, 0), maxSetting)
+	}
 	if s.KeyBytes <= 0 {
 		s.KeyBytes = defaultKeyBytes
 	}
+	return s
+}
+
+func (s Storage) limit() Limit {
 	switch s.Backend {
 	case "consul":
 		return s.consul()
@@ -97,6 +154,50 @@ func (s Storage) Limit() Limit {
 		return s.unknown("the storage backend is not known")
 	}
 	return s.unknown(fmt.Sprintf("storage backend %q is not one whose limit is known", s.Backend))
+}
+
+// WithMaxEntries is the limit of a mount whose config/crl has this
+// max_crl_entries, by which Vault 1.19 and later refuse a list themselves
+// (builtin/logical/pki/crl_util.go). -1 is no such ceiling, as in Vault; 0 is
+// one that nobody has read: it is not counted, although Vault's default is
+// 100000. The rule says which ceiling is met first.
+func (l Limit) WithMaxEntries(n int64) Limit {
+	if n <= 0 || !countsEntries(l.Storage.VaultVersion) {
+		return l
+	}
+	l.MaxEntries, l.storageBytes = n, l.MaxBytes
+	byEntries := listBytes + entryBytes*min(n, maxSetting)
+	switch {
+	case !l.Known:
+		l.Rule = fmt.Sprintf("%s; whatever it is, max_crl_entries of the mount allows at most %d entries", l.Rule, n)
+	case l.MaxBytes == 0 || byEntries < l.MaxBytes:
+		l.MaxBytes = byEntries
+		l.Rule = fmt.Sprintf("max_crl_entries of the mount binds: at most %d entries; the storage takes more: %s", n, l.Rule)
+	default:
+		l.Rule = fmt.Sprintf("%s; this binds before max_crl_entries of the mount (%d)", l.Rule, n)
+	}
+	return l
+}
+
+// Used is which share of the limit a list of this size takes, by bytes or by
+// entries, whichever is more: above 1 it is refused. It is false where there is
+// no limit, or none is known.
+func (l Limit) Used(bytes, entries int64) (float64, bool) {
+	if l.MaxEntries == 0 {
+		return float64(bytes) / float64(max(1, l.MaxBytes)), l.MaxBytes > 0
+	}
+	used := float64(entries) / float64(l.MaxEntries)
+	if l.storageBytes > 0 {
+		used = max(used, float64(bytes)/float64(l.storageBytes))
+	}
+	return used, true
+}
+
+// Entries is how many entries a list may have within the limit when an EC P-256
+// issuer signs it: 246 bytes around 39 for each, and not more than
+// max_crl_entries. 0 without a limit.
+func (l Limit) Entries() int64 {
+	return max(0, (l.MaxBytes-listBytes)/entryBytes)
 }
 
 // noLimit holds the backends for which Vault checks no size and the storage
@@ -144,36 +245,59 @@ func (s Storage) unknown(reason string) Limit { return Limit{Backend: s.Backend,
 // Since 1.14.5 and 1.15.1 every write is a transaction, whose JSON body, value
 // in base64, Consul compares with the larger of its two limits
 // (agent/txn_endpoint.go); the decoded value is compared with
-// kv_max_value_size. Before, the value was the body of a KV PUT.
+// kv_max_value_size. Before, the value was the body of a KV PUT
+// (agent/kvs_endpoint.go).
 func (s Storage) consul() Limit {
-	kv, txn := s.Consul.KVMaxValueSize, s.Consul.TxnMaxReqLen
-	if kv <= 0 {
-		kv = defaultConsulLimit
-	}
-	if txn <= 0 {
-		txn = defaultConsulLimit
-	}
 	transactions, err := writesTransactions(s.VaultVersion)
 	if err != nil {
 		return s.unknown(err.Error())
 	}
+	kv, request := s.consulSettings()
 	if !transactions {
 		return s.known(kv-barrierBytes, fmt.Sprintf(
 			"list + %d (barrier) is at most %d (kv_max_value_size)", barrierBytes, kv))
 	}
-
-	// 387 bytes of JSON hold the two operations, check-session and set, at path
-	// vault/ and with a key of 86 bytes. The path is in both, the key in one.
-	path := consulPath(s.Consul.Path)
-	frame := 387 + 2*int64(len(path)-len(defaultConsulPath)) + int64(s.KeyBytes-defaultKeyBytes)
-	request, setting := max(kv, txn), "txn_max_req_len"
-	if kv > txn {
+	setting := "txn_max_req_len"
+	if request == kv && s.txn() < kv {
 		setting = "kv_max_value_size"
 	}
+	frame := s.consulFrame()
 	maxBytes := min((request-frame)/4*3, kv) - barrierBytes
 	return s.known(maxBytes, fmt.Sprintf(
 		"%d (request at path %s) + 4*ceil((list + %d)/3) is at most %d (%s), and list + %d at most %d (kv_max_value_size)",
-		frame, path, barrierBytes, request, setting, barrierBytes, kv))
+		frame, consulPath(s.Consul.Path), barrierBytes, request, setting, barrierBytes, kv))
+}
+
+// consulSettings are the limits of a value and of a request.
+func (s Storage) consulSettings() (kv, request int64) {
+	kv = s.Consul.KVMaxValueSize
+	if kv == 0 {
+		kv = defaultConsulLimit
+	}
+	return kv, max(kv, s.txn())
+}
+
+func (s Storage) txn() int64 {
+	if s.Consul.TxnMaxReqLen == 0 {
+		return defaultConsulLimit
+	}
+	return s.Consul.TxnMaxReqLen
+}
+
+// consulFrame is the length of a transaction's body without the value in it:
+// two operations as consul/api writes them, and a line feed. The path stands in
+// both keys; a character that JSON escapes counts as its escape.
+func (s Storage) consulFrame() int64 {
+	const (
+		check = `{"KV":{"Verb":"check-session","Key":,"Value":null,"Flags":0,"Index":0,"Session":"12345678-1234-1234-1234-123456789012"},"Node":null,"Service":null,"Check":null}`
+		set   = `{"KV":{"Verb":"set","Key":,"Value":"","Flags":0,"Index":0,"Session":""},"Node":null,"Service":null,"Check":null}`
+	)
+	path, err := json.Marshal(consulPath(s.Consul.Path)) // never fails for a string
+	if err != nil {
+		return 0
+	}
+	keys := 2*len(path) + len("core/lock") + s.KeyBytes
+	return int64(len("["+check+","+set+"]\n") + keys)
 }
 
 // consulPath is the path as Vault uses it: no slash before, one after.
@@ -188,8 +312,18 @@ func consulPath(path string) string {
 // value alone and then the marshalled LogData with one put must not be longer
 // than max_entry_size.
 func (s Storage) raft() Limit {
-	size := s.Raft.MaxEntrySize
-	if size <= 0 {
+	size, doubt := s.Raft.MaxEntrySize, ""
+	if s.Raft.Read {
+		shown, err := showsMaxEntrySize(s.VaultVersion)
+		switch {
+		case err != nil && size == 0:
+			return s.unknown(err.Error() + ", so that it is not known whether max_entry_size is at its default or not shown")
+		case !shown && size == 0:
+			return s.unknown(fmt.Sprintf("Vault %s does not show max_entry_size (1.11.10, 1.12.6, 1.13.2 and later do)", s.VaultVersion))
+		}
+		doubt = "; max_entry_size is what Vault shows, and a value that was changed by a reload is shown before a restart puts it in force"
+	}
+	if size == 0 {
 		size = defaultMaxEntrySize
 	}
 	key := int64(s.KeyBytes)
@@ -198,12 +332,13 @@ func (s Storage) raft() Limit {
 		value--
 	}
 	return s.known(value-barrierBytes, fmt.Sprintf(
-		"list + %d (barrier) + %d (raft entry) is at most %d (max_entry_size)",
-		barrierBytes, raftEntryBytes(key, value)-value, size))
+		"list + %d (barrier) + %d (raft entry) is at most %d (max_entry_size)%s",
+		barrierBytes, raftEntryBytes(key, value)-value, size, doubt))
 }
 
 // raftEntryBytes is the length of the protobuf message LogData with one
-// LogOperation: op_type (field 1), key (field 3), value (field 4).
+// LogOperation (physical/raft/types.proto): op_type (field 1), key (field 3),
+// value (field 4).
 func raftEntryBytes(key, value int64) int64 {
 	operation := 2 + 1 + varintBytes(key) + key + 1 + varintBytes(value) + value
 	return 1 + varintBytes(operation) + operation
@@ -215,57 +350,4 @@ func varintBytes(n int64) int64 {
 		length++
 	}
 	return length
-}
-
-// Entries is how many entries a list may have within the limit when an EC P-256
-// issuer signs it: 246 bytes around 39 for each. 0 without a limit.
-func (l Limit) Entries() int64 {
-	return max(0, (l.MaxBytes-246)/39)
-}
-
-// writesTransactions tells whether this version of Vault writes to Consul
-// through transactions: since 1.14.5 and 1.15.1.
-func writesTransactions(version string) (bool, error) {
-	if version == "" {
-		return true, nil
-	}
-	v, err := parseVersion(version)
-	if err != nil {
-		return false, err
-	}
-	since := [3]int{1, 14, 5}
-	if v.numbers[0] == 1 && v.numbers[1] == 15 {
-		since = [3]int{1, 15, 1}
-	}
-	for i, n := range v.numbers {
-		if n != since[i] {
-			return n > since[i], nil
-		}
-	}
-	return !v.preRelease, nil // a pre-release comes before its release
-}
-
-type vaultVersion struct {
-	numbers    [3]int
-	preRelease bool
-}
-
-// parseVersion reads versions as Vault reports them: 1.21.4, v1.15.0-rc1,
-// 1.14.5+ent.hsm. What follows + does not take part in the order.
-func parseVersion(version string) (vaultVersion, error) {
-	numbers, _, _ := strings.Cut(strings.TrimPrefix(version, "v"), "+")
-	numbers, _, preRelease := strings.Cut(numbers, "-")
-	v := vaultVersion{preRelease: preRelease}
-	parts := strings.Split(numbers, ".")
-	if len(parts) != len(v.numbers) {
-		return v, fmt.Errorf("version %q of Vault is not of the form 1.21.4", version)
-	}
-	for i, part := range parts {
-		n, err := strconv.ParseUint(part, 10, 31)
-		if err != nil {
-			return v, fmt.Errorf("version %q of Vault is not of the form 1.21.4", version)
-		}
-		v.numbers[i] = int(n)
-	}
-	return v, nil
 }

@@ -56,6 +56,15 @@ var catalog = []program{
 		ldflags: "-s -w", versionArgs: []string{"version"}, version: "Vault v1.21.", minutes: 5,
 	},
 	{
+		// The last of those that build which writes to Consul without transactions.
+		name: "vault-1.13", module: "vault-1.13", pkg: "github.com/hashicorp/vault",
+		ldflags: "-s -w", versionArgs: []string{"version"}, version: "Vault v1.13.", minutes: 3,
+	},
+	{
+		name: "vault-1.17", module: "vault-1.17", pkg: "github.com/hashicorp/vault",
+		ldflags: "-s -w", versionArgs: []string{"version"}, version: "Vault v1.17.", minutes: 5,
+	},
+	{
 		name: "consul", module: "consul", pkg: "github.com/hashicorp/consul",
 		ldflags: "-s -w", versionArgs: []string{"version"}, version: "Consul v1.21.", minutes: 3,
 	},

@@ -17,6 +17,9 @@ import (
 // VaultOptions describe one Vault server. Storage must be set.
 type VaultOptions struct {
 	Storage VaultStorage
+	// Version is an older one to start, as the catalog has it: 1.13 or 1.17.
+	// By default it is the current one.
+	Version string
 	// TLS turns TLS on. The files are read at start and at every SIGHUP, so a
 	// test may replace them.
 	TLS *TLSFiles
@@ -78,7 +81,11 @@ func (s *Set) StartVault(ctx context.Context, o VaultOptions) (*Vault, error) {
 	if o.Storage == nil {
 		return nil, errors.New("starting vault: VaultOptions.Storage is not set")
 	}
-	paths, err := s.find(ctx, "vault")
+	name := "vault"
+	if o.Version != "" {
+		name += "-" + o.Version
+	}
+	paths, err := s.find(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +93,7 @@ func (s *Set) StartVault(ctx context.Context, o VaultOptions) (*Vault, error) {
 	if o.Peer != nil {
 		v.keys = o.Peer.keys
 	}
-	v.Program, err = s.launch(ctx, "vault", 2, func(dir string, ports []int) (ProgramOptions, error) {
+	v.Program, err = s.launch(ctx, name, 2, func(dir string, ports []int) (ProgramOptions, error) {
 		v.ConfigFile = filepath.Join(dir, "vault.hcl")
 		v.AuditPath = filepath.Join(dir, "audit.log")
 		v.ListenAddress = loopback(cmp.Or(o.Port, ports[0]))
@@ -99,7 +106,7 @@ func (s *Set) StartVault(ctx context.Context, o VaultOptions) (*Vault, error) {
 			return ProgramOptions{}, err
 		}
 		return ProgramOptions{
-			Path:  paths["vault"],
+			Path:  paths[name],
 			Args:  []string{"server", "-config=" + v.ConfigFile},
 			Env:   o.Env,
 			Ready: v.answers,
