@@ -19,6 +19,7 @@ const (
 	idCRLNumber      = "\x55\x1d\x14"
 	idReasonCode     = "\x55\x1d\x15"
 	idDeltaCRL       = "\x55\x1d\x1b"
+	idIDP            = "\x55\x1d\x1c"
 	idAuthorityKeyID = "\x55\x1d\x23"
 )
 
@@ -61,6 +62,10 @@ func (s *Summary) listExtension(e extension) error {
 	case idDeltaCRL:
 		number, err := e.number("base CRL number", ruleDeltaCRLBase)
 		s.BaseNumber = number
+		return err
+	case idIDP:
+		point, err := e.distributionPoint()
+		s.IDP = point
 		return err
 	}
 	s.unhandled(e)

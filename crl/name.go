@@ -4,6 +4,7 @@ import (
 	"encoding/asn1"
 	"fmt"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -17,33 +18,48 @@ var attributeNames = map[string]string{
 // name reads the contents of a Name, a SEQUENCE of RDNs (RFC 5280 section
 // 4.1.2.4), and prints it as pkix.RDNSequence does: the last RDN first.
 func (c *cursor) name() (string, error) {
-	name, count := "", 0
-	var room [128]byte
+	var room [256]byte
+	var places [16]int
+	rdns, ends := room[:0], places[:0]
 	for !c.empty() {
 		set, err := c.read("relative distinguished name", tagSet)
 		if err != nil {
 			return "", err
 		}
-		rdn := room[:0]
-		for first := true; !set.empty(); first = false {
-			if !first {
-				rdn = append(rdn, '+')
-			}
-			if rdn, err = set.attribute(rdn); err != nil {
-				return "", err
-			}
+		if rdns, err = set.rdn(rdns); err != nil {
+			return "", err
 		}
-		if count++; count > 1 {
-			rdn = append(append(rdn, ','), name...)
-		}
-		name = string(rdn)
+		ends = append(ends, len(rdns))
 	}
-	return name, nil
+	var name strings.Builder
+	name.Grow(len(rdns) + len(ends))
+	for i := len(ends) - 1; i > 0; i-- {
+		name.Write(rdns[ends[i-1]:ends[i]])
+		name.WriteByte(',')
+	}
+	if len(ends) > 0 {
+		name.Write(rdns[:ends[0]])
+	}
+	return name.String(), nil
+}
+
+// rdn reads the contents of a RelativeDistinguishedName and appends its text.
+func (c *cursor) rdn(text []byte) ([]byte, error) {
+	for first := true; !c.empty(); first = false {
+		if !first {
+			text = append(text, '+')
+		}
+		var err error
+		if text, err = c.attribute(text); err != nil {
+			return nil, err
+		}
+	}
+	return text, nil
 }
 
 // attribute reads one AttributeTypeAndValue and appends its text to rdn.
 func (c *cursor) attribute(rdn []byte) ([]byte, error) {
-	pair, err := c.read("attribute of the issuer", tagSequence)
+	pair, err := c.read("attribute of a name", tagSequence)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +86,7 @@ func (c *cursor) attribute(rdn []byte) ([]byte, error) {
 	components, _ := parseOID(nil, id.rest)
 	der, err := asn1.Marshal(string(text))
 	if err != nil {
-		return nil, fmt.Errorf("printing attribute %v of the issuer: %w", components, err)
+		return nil, fmt.Errorf("printing attribute %v of a name: %w", components, err)
 	}
 	return fmt.Appendf(rdn, "%v=#%x", components, der), nil
 }

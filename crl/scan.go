@@ -23,7 +23,7 @@ import (
 // How long it takes is r's to say: a read that should not wait for ever has a
 // deadline of its own, and what r then returns ends the scan. Between two reads
 // Scan does no more than the work on 32 KiB, or on the largest element accepted,
-// of 256 KiB. A reader that returns nothing 100 times is io.ErrNoProgress.
+// of 64 KiB. A reader that returns nothing 100 times is io.ErrNoProgress.
 //
 // What is wrong with the list is a *SyntaxError or ErrTooLarge; every other
 // error is r's own, or that of Options.Each or Options.Spool. With an error the

@@ -162,7 +162,7 @@ func lists() map[string]x509.RevocationList {
 			{Id: asn1.ObjectIdentifier{1, 2, 3, 4, 100000 + i%2}, Critical: true, Value: bytes.Repeat([]byte{1}, 300)},
 		}
 	}
-	extended.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 28}, Critical: true, Value: []byte{0x30, 0}}}
+	extended.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 46}, Critical: true, Value: []byte{0x30, 0}}}
 	all["extensions"] = extended
 
 	delta := listOf(3)
@@ -309,7 +309,7 @@ func TestScanFields(t *testing.T) {
 	if s := scan("entries"); s.Delta() || s.UnhandledCritical != nil || s.Reasons != nil {
 		t.Errorf("entries: base %v, unhandled %v, reasons %v", s.BaseNumber, s.UnhandledCritical, s.Reasons)
 	}
-	want := "[1.2.3.4.100000 1.2.3.4.100001 2.5.29.28]"
+	want := "[1.2.3.4.100000 1.2.3.4.100001 2.5.29.46]"
 	if s := scan("extensions"); fmt.Sprint(s.UnhandledCritical) != want {
 		t.Errorf("extensions: unhandled %v, want %s", s.UnhandledCritical, want)
 	}

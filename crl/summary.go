@@ -33,6 +33,10 @@ type Summary struct {
 
 	AuthorityKeyID []byte
 
+	// IDP says what the list is about, nil where it is about all that its issuer
+	// has issued.
+	IDP *DistributionPoint
+
 	// UnhandledCritical lists the object identifiers of critical extensions, of
 	// the list and of its entries, that this package does not interpret; at most
 	// 16 of them. Such a list must not be used to decide that a certificate is

@@ -42,6 +42,8 @@ const (
 	ruleUTCTime      = "RFC 5280 section 4.1.2.5.1: UTCTime MUST be expressed in Greenwich Mean Time and MUST include seconds"
 	ruleGeneralized  = "RFC 5280 section 4.1.2.5.2: GeneralizedTime MUST be expressed in Greenwich Mean Time and MUST include seconds"
 	ruleDeltaCRLBase = "RFC 5280 section 5.2.4: the delta CRL indicator holds a BaseCRLNumber"
+
+	ruleDistributionPoint = "RFC 5280 section 5.2.5: the extension holds an IssuingDistributionPoint; section 5.1: what is signed is ASN.1 DER encoded"
 )
 
 // ASN.1 tags (X.690 section 8.1.2) of what a list is made of.
@@ -135,6 +137,9 @@ type cursor struct {
 }
 
 func (c *cursor) empty() bool { return len(c.rest) == 0 }
+
+// is tells whether the next element has the given tag.
+func (c *cursor) is(tag byte) bool { return !c.empty() && c.rest[0] == tag }
 
 // next reads one element of any tag.
 func (c *cursor) next(what string) (tag byte, contents cursor, err error) {

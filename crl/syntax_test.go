@@ -258,8 +258,8 @@ func TestScanCaps(t *testing.T) {
 	}
 	compare(t, large.der(), s)
 	long := append([]byte("\x30\x83\x50\x00\x00\x30\x83\x4f\x00\x00\x02\x01\x01"), ecdsaSHA256...)
-	long = append(long, "\x30\x83\x04\x00\x00"...)
-	if _, err := Scan(bytes.NewReader(long), Options{}); !errors.Is(err, ErrTooLarge) || !strings.Contains(err.Error(), "at byte 25: issuer of 262149 bytes") {
+	long = append(long, "\x30\x82\xff\xfd"...)
+	if _, err := Scan(bytes.NewReader(long), Options{}); !errors.Is(err, ErrTooLarge) || !strings.Contains(err.Error(), "at byte 25: issuer of 65537 bytes") {
 		t.Errorf("a huge issuer: %v", err)
 	}
 }

@@ -12,7 +12,7 @@ const (
 	windowSize = 32 << 10
 	// maxElement is the largest name, extension, entry or signature: these are
 	// held in memory as a whole.
-	maxElement = 256 << 10
+	maxElement = 64 << 10
 )
 
 // window is the part of the list that is in memory. It copies the signed part,
@@ -67,7 +67,7 @@ func (w *window) fill(n int) bool {
 	if w.r+n > len(w.buf) {
 		buf := w.buf
 		if n > len(buf) {
-			buf = make([]byte, n)
+			buf = make([]byte, max(n, maxElement)) // once
 		}
 		w.w = copy(buf, w.unread())
 		w.base += int64(w.r)
