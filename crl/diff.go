@@ -90,8 +90,22 @@ func Comparable(old, new Summary) error {
 		return fmt.Errorf("comparing CRLs: the old one is %s, the new one %s: give two of a kind", kind[old.Delta()], kind[new.Delta()])
 	case old.Delta() && old.BaseNumber.Cmp(new.BaseNumber) != 0:
 		return fmt.Errorf("comparing CRLs: the old delta CRL is on top of number %v, the new one on %v: compare the full lists", old.BaseNumber, new.BaseNumber)
+	case old.scope() != new.scope():
+		return fmt.Errorf("comparing CRLs: their issuing distribution points differ, the old one's is %s, the new one's %s: these are lists about different certificates",
+			cmp.Or(old.scope(), "absent"), cmp.Or(new.scope(), "absent"))
+	case new.IDP != nil && new.IDP.IndirectCRL:
+		return fmt.Errorf("comparing CRLs: they are indirect, with certificates of several issuers (%s): serial numbers alone do not tell these apart", new.scope())
 	}
 	return nil
+}
+
+// scope is the issuing distribution point in words, empty where there is none.
+// Lists of one issuer that differ in it, as shards do, have nothing in common.
+func (s Summary) scope() string {
+	if s.IDP == nil {
+		return ""
+	}
+	return fmt.Sprintf("%+v", *s.IDP)
 }
 
 // compareSerials orders the contents of INTEGERs by their magnitude's octets,

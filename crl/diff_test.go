@@ -245,10 +245,16 @@ func TestComparable(t *testing.T) {
 	full := scan(a, listOf(2))
 	rekeyed, withoutKey := full, full
 	rekeyed.AuthorityKeyID, withoutKey.AuthorityKeyID = []byte{9}, nil
+	shard, indirect := full, full
+	shard.IDP = &DistributionPoint{Names: []string{"http://example.org/2.crl"}}
+	indirect.IDP = &DistributionPoint{IndirectCRL: true}
 	for name, tc := range map[string]struct {
 		old, new Summary
 		want     string
 	}{
+		"other shard":    {full, shard, "the old one's is absent, the new one's {Names:[http://example.org/2.crl] "},
+		"the same shard": {shard, shard, ""},
+		"indirect":       {indirect, indirect, "they are indirect"},
 		"two states":     {full, scan(a, listOf(5)), ""},
 		"two deltas":     {delta(4), delta(4), ""},
 		"key not named":  {full, withoutKey, ""},

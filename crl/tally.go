@@ -45,7 +45,7 @@ func oldest(class int) int64 {
 type Mark struct {
 	Version    int          `json:"v"`
 	Key        [2]hash64    `json:"key"`
-	List       hash64       `json:"list"` // issuer, key and base: with whose lists it may be compared
+	List       hash64       `json:"list"` // issuer, key, base and scope: with which lists it may be compared
 	ThisUpdate int64        `json:"at"`   // Unix time
 	Newest     int64        `json:"newest"`
 	Entries    int64        `json:"n"`
@@ -188,11 +188,15 @@ func (t *Tally) Mark(s Summary) Mark {
 }
 
 // list tells lists apart that are not successive states of one: those of
-// another issuer or key, and delta CRLs with another base.
+// another issuer or key, delta CRLs on another base, and those that are about
+// other certificates.
 func (t *Tally) list(s Summary) hash64 {
 	h := hashEntry(t.expanded, s.RawIssuer, 1) + hashEntry(t.expanded, s.AuthorityKeyID, 2)
 	if s.BaseNumber != nil {
 		h += hashEntry(t.expanded, s.BaseNumber.Bytes(), 3)
+	}
+	if scope := s.scope(); scope != "" {
+		h += hashEntry(t.expanded, []byte(scope), 4)
 	}
 	return hash64(h)
 }
@@ -232,15 +236,15 @@ type Changes struct {
 
 // Changes compares the scanned list, of which s is the Summary, with the
 // previous one. It returns false, and Why, where there is nothing to compare
-// with: no previous list, or one that is not of the same issuer and key, or not
-// on the same base.
+// with: no previous list, or one that is not of the same issuer and key, not on
+// the same base or not about the same certificates.
 func (t *Tally) Changes(s Summary) (Changes, bool) {
 	m := t.previous
 	if m == nil {
 		return Changes{Why: "no previous list to compare with"}, false
 	}
 	if m.List != t.list(s) {
-		return Changes{Why: "the previous list is of another issuer or key, or a delta CRL on another base"}, false
+		return Changes{Why: "the previous list is of another issuer or key, a delta CRL on another base, or about other certificates"}, false
 	}
 	c := Changes{Added: t.fresh, elapsed: t.thisUpdate - m.ThisUpdate}
 	c.Backwards = c.elapsed < 0
