@@ -51,7 +51,7 @@ func TestFindings(t *testing.T) {
 	} {
 		c.o.Subject = "mount pki, issuer root"
 		var got []string
-		for _, f := range Findings(c.o, Thresholds{Warn: 0.6, Critical: 0.8}, now) {
+		for _, f := range Findings(c.o, thresholds, now) {
 			got = append(got, f.Rule+" "+string(f.Severity))
 			if f.Subject != c.o.Subject || f.Summary == "" || f.Remedy == "" || f.Citation == "" || !strings.Contains(f.Evidence, c.evidence) {
 				t.Errorf("%s: %+v", c.name, f)
@@ -71,4 +71,9 @@ func TestLimitFinding(t *testing.T) {
 	if !found || f.Rule != "crl-limit-unknown" || f.Severity != Unknown || f.Evidence != "permission denied" || f.Remedy == "" || f.Citation == "" {
 		t.Errorf("%+v", f)
 	}
+}
+
+var thresholds = Thresholds{
+	Warn:     Threshold{Share: 0.6, Horizon: 336 * time.Hour, Headroom: 2},
+	Critical: Threshold{Share: 0.8, Horizon: 72 * time.Hour, Headroom: 1},
 }

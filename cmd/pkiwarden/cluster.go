@@ -15,6 +15,7 @@ import (
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/kube"
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/leader"
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/loop"
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/spool"
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/state"
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/vault"
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/wire"
@@ -154,11 +155,15 @@ func (c *cluster) vaultWork(session *vault.Session, o vaultWorkOptions) (*vaultW
 	if err != nil {
 		return nil, err
 	}
-	w.watch, err = watch.New(watch.Options{
-		Vault: w.pki, Limits: limits, Mounts: c.cfg.CRL.Mounts, Fetch: c.cfg.CRL.Fetch, MaxBytes: c.cfg.CRL.MaxBytes,
-		Thresholds: crl.Thresholds{Warn: c.cfg.CRL.Warn.Share, Critical: c.cfg.CRL.Critical.Share},
-		Log:        o.log, Registerer: o.registry, Report: o.reportCRL,
-	})
+	watching := watch.Options{
+		Vault: w.pki, Limits: limits, Mounts: c.cfg.CRL.Mounts, Interval: c.cfg.CRL.Interval, Fetch: c.cfg.CRL.Fetch, MaxBytes: c.cfg.CRL.MaxBytes,
+		Thresholds: crl.Thresholds{Warn: crl.Threshold(c.cfg.CRL.Warn), Critical: crl.Threshold(c.cfg.CRL.Critical)},
+		Spool:      newSpool(c.cfg.CRL.MaxBytes), Log: o.log, Registerer: o.registry, Report: o.reportCRL,
+	}
+	if o.registry != nil { // a command sees one moment, which is no history
+		watching.State = c.state
+	}
+	w.watch, err = watch.New(watching)
 	if err != nil {
 		return nil, err
 	}
@@ -167,10 +172,31 @@ func (c *cluster) vaultWork(session *vault.Session, o vaultWorkOptions) (*vaultW
 		tidyState = nowhere{}
 	}
 	w.tidier, err = tidier.New(tidier.Options{
-		Vault: w.pki, CRLs: w.watch, State: tidyState, Policy: tidyPolicy(c.cfg.Tidy), Mounts: c.cfg.Tidy.Mounts,
+		Vault: rotating{w.pki, w.watch}, CRLs: w.watch, State: tidyState, Policy: tidyPolicy(c.cfg.Tidy), Mounts: c.cfg.Tidy.Mounts,
 		Identity: c.identity, Log: o.log, Registerer: o.registry, Report: o.reportPKI,
 	})
 	return w, err
+}
+
+// rotating tells the watch how rebuilding lists ended: whether Vault can still
+// store them is known to who asks it to.
+type rotating struct {
+	*vaultpki.Vault
+	watch *watch.Watch
+}
+
+func (r rotating) Rotate(ctx context.Context, m pki.Mount) error {
+	err := r.Vault.Rotate(ctx, m)
+	r.watch.NoteRefused(m, err)
+	return err
+}
+
+// newSpool makes what keeps a list whose signature needs it whole.
+func newSpool(maxBytes int64) func() (crl.Spool, func()) {
+	return func() (crl.Spool, func()) {
+		s := spool.New(spool.Options{MaxBytes: maxBytes})
+		return s, func() { _ = s.Close() } // nothing is lost with it
+	}
 }
 
 // limitOptions: what is configured, else what the running system says.
@@ -276,7 +302,7 @@ func (i *instance) watching() (work []func(context.Context) error, end func(), e
 		i.findings.Forget("tidy")
 	}
 	interval := i.cfg.CRL.Interval
-	watchLoop, err := loop.New(loop.Options{Name: "crl", Interval: interval, Jitter: interval / 10, Once: w.watch.Once, Log: i.log, Metrics: i.loops})
+	watchLoop, err := loop.New(loop.Options{Name: "crl", Interval: interval, OnceUntil: w.watch.OnceUntil, Log: i.log, Metrics: i.loops})
 	if err != nil {
 		end()
 		return nil, nil, err

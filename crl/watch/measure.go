@@ -1,125 +1,151 @@
 package watch
 
 import (
-	"cmp"
 	"context"
-	"crypto/x509"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
+	"math/big"
+	"time"
 
 	"github.com/pkiwarden/pkiwarden/crl"
 	"github.com/pkiwarden/pkiwarden/pki"
 )
 
-// measure fetches, scans and verifies every list of m, and remembers what was
-// right about it.
-func (w *Watch) measure(ctx context.Context, m pki.Mount, limit crl.Limit) ([]pki.CRL, error) {
-	issuers, err := w.o.Vault.Issuers(ctx, m)
-	if err != nil {
-		err = fmt.Errorf("listing issuers of mount %s: %w", m.Name(), err)
-		if ctx.Err() == nil {
-			w.remember(m, limit, func(s *mountState) { s.err = err })
-		}
-		return nil, err
-	}
-	groups := lists(issuers)
-	var errs []error
-	for _, l := range groups {
-		if l.cannotSign {
-			continue
-		}
-		startedAt := w.o.Now()
-		summary, err := w.read(ctx, m, l.issuer)
-		if err != nil && ctx.Err() != nil {
-			return nil, err
-		}
-		l.err = err
-		if err != nil {
-			errs = append(errs, err)
-		} else {
-			l.summary, l.measuredAt = summary, startedAt
-		}
-	}
-	var measured []pki.CRL
-	w.remember(m, limit, func(s *mountState) {
-		s.err = nil
-		w.merge(m, s, groups)
-		if len(errs) == 0 {
-			s.latest, s.known = crls(m, groups, limit), true
-			measured = append(measured, s.latest...)
-		}
-	})
-	return measured, errors.Join(errs...)
+// wholeEvery is how often a list is read whole although Vault says each time
+// that it has not changed. Vault's time of the last change is one for all lists
+// of the mount, and is not written down when a build fails halfway.
+const wholeEvery = time.Hour
+
+// reading is what is known of what one endpoint serves: a list or a delta.
+type reading struct {
+	summary *crl.Summary // nil before the first whose signature was right
+	at      time.Time    // when it was last known to be the current one
+	wholeAt time.Time    // when it was last read whole
+	settled bool         // it was the same when it was last read whole
+	err     error        // of the last attempt
 }
 
-// remember changes what is known of m.
-func (w *Watch) remember(m pki.Mount, limit crl.Limit, change func(*mountState)) {
+// since is what to name in a conditional request, zero for none.
+//
+// The last change in Vault's eyes is the instant before it began to build the
+// last list of the mount, that in a list's thisUpdate comes after it: so a
+// second after thisUpdate is later than the build that made this list. A build
+// that begins within that second would be missed. Therefore a list is read
+// whole once more after it has changed, before the first conditional request.
+func (r *reading) since(now time.Time) time.Time {
+	if r.summary == nil || !r.settled || r.err != nil || now.Sub(r.wholeAt) >= wholeEvery || now.Before(r.wholeAt) {
+		return time.Time{}
+	}
+	return r.summary.ThisUpdate.Add(time.Second)
+}
+
+// accept remembers a list that was asked for at an instant, unless a later
+// answer is there already, and tells whether it did and whether the list is
+// another one than before.
+func (r *reading) accept(s *crl.Summary, at time.Time) (accepted, changed bool) {
+	if r.at.After(at) {
+		return false, false
+	}
+	changed = r.summary == nil || !sameList(r.summary, s)
+	*r = reading{summary: s, at: at, wholeAt: at, settled: !changed}
+	return true, changed
+}
+
+// confirm is accept for an answer that says that s is still the list.
+func (r *reading) confirm(s *crl.Summary, at time.Time) (accepted bool) {
+	accepted = r.summary == s && !r.at.After(at)
+	if accepted {
+		r.at, r.err = at, nil
+	}
+	return accepted
+}
+
+func sameList(a, b *crl.Summary) bool {
+	return a.ThisUpdate.Equal(b.ThisUpdate) && a.Bytes == b.Bytes && string(a.Digest) == string(b.Digest)
+}
+
+// measure brings what is known of a list, and of its delta where there is one,
+// up to date. whole asks for all of it, whether or not it has changed.
+func (w *Watch) measure(ctx context.Context, m pki.Mount, l *list, whole bool) error {
+	err := w.measureFull(ctx, m, l, whole)
+	if err == nil {
+		err = w.measureDelta(ctx, m, l)
+	}
+	if ctx.Err() == nil {
+		w.readUsage(ctx, m, l)
+	}
+	return err
+}
+
+func (w *Watch) measureFull(ctx context.Context, m pki.Mount, l *list, whole bool) error {
+	w.mu.Lock()
+	issuer, known, mark := l.issuer, l.full.summary, l.past.Mark
+	startedAt := w.o.Now()
+	since := l.full.since(startedAt)
+	if state := w.mounts[m]; whole || state == nil || !state.conditional {
+		since = time.Time{}
+	}
+	w.mu.Unlock()
+
+	tally := crl.NewTally(mark, chance())
+	s, err := w.read(ctx, m, issuer, pki.CRLRequest{IssuerID: issuer.ID, Form: w.o.Fetch, IfModifiedSince: since}, tally)
+	if err == nil && s.Delta() {
+		err = fmt.Errorf("measuring CRL of %s: it is a delta CRL", subject(m, issuer))
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.limit, w.asked = limit, true
-	if w.mounts[m] == nil {
-		w.mounts[m] = &mountState{}
-	}
-	change(w.mounts[m])
-}
-
-// merge replaces the lists of s by groups. A list that could not be read, or
-// that somebody else has read later, keeps its values.
-func (w *Watch) merge(m pki.Mount, s *mountState, groups []*list) {
-	for _, l := range groups {
-		i := slices.IndexFunc(s.lists, func(old *list) bool { return old.key == l.key })
-		var old *crl.Summary
-		if i >= 0 {
-			former := s.lists[i]
-			old = former.summary
-			if l.summary == nil || former.measuredAt.After(l.measuredAt) {
-				l.summary, l.measuredAt = former.summary, former.measuredAt
-			}
+	switch {
+	case errors.Is(err, pki.ErrNotModified) && !since.IsZero():
+		if l.full.confirm(known, startedAt) {
+			w.seen(m, l)
 		}
-		w.logChange(m, l, old)
-	}
-	s.lists = groups
-}
-
-// logChange says that Vault has built a new list.
-func (w *Watch) logChange(m pki.Mount, l *list, old *crl.Summary) {
-	if l.summary == nil || old != nil && old.ThisUpdate.Equal(l.summary.ThisUpdate) && old.Bytes == l.summary.Bytes {
-		return
-	}
-	attributes := []any{
-		"mount", m.Name(), "issuer", l.issuer.Label(), "bytes", l.summary.Bytes, "entries", l.summary.Entries,
-		"this_update", l.summary.ThisUpdate, "next_update", l.summary.NextUpdate,
-	}
-	if w.limit.MaxBytes > 0 {
-		attributes = append(attributes, "limit_bytes", w.limit.MaxBytes)
-	}
-	w.o.Log.Info("CRL measured", attributes...)
-}
-
-func crls(m pki.Mount, groups []*list, limit crl.Limit) []pki.CRL {
-	var measured []pki.CRL
-	for _, l := range groups {
-		if l.summary != nil {
-			measured = append(measured, pki.CRL{Mount: m, Issuer: l.issuer, Summary: *l.summary, Limit: limit, MeasuredAt: l.measuredAt})
+	case err != nil:
+		return err
+	default:
+		accepted, changed := l.full.accept(s, startedAt)
+		if accepted {
+			w.remember(m, l, mark, tally, changed)
+		}
+		if changed {
+			w.logChange(m, l)
 		}
 	}
-	return measured
+	limit := w.limit
+	if state := w.mounts[m]; state != nil {
+		limit = w.limitOf(state)
+	}
+	l.past.forecast(limit, w.o.Now())
+	return nil
 }
 
-// read fetches one list, whole, and verifies it.
-func (w *Watch) read(ctx context.Context, m pki.Mount, i pki.Issuer) (*crl.Summary, error) {
+// chance is a key that nobody can guess.
+func chance() (key [16]byte) {
+	_, _ = rand.Read(key[:]) // never fails
+	return key
+}
+
+// read fetches what q asks for, whole, and verifies it.
+func (w *Watch) read(ctx context.Context, m pki.Mount, i pki.Issuer, q pki.CRLRequest, tally *crl.Tally) (*crl.Summary, error) {
 	fail := func(err error) (*crl.Summary, error) {
-		return nil, fmt.Errorf("measuring CRL of %s: %w", subject(m, i), err)
+		what := "CRL"
+		if q.Delta {
+			what = "delta CRL"
+		}
+		return nil, fmt.Errorf("measuring %s of %s: %w", what, subject(m, i), err)
 	}
-	body, err := w.o.Vault.CRL(ctx, m, pki.CRLRequest{IssuerID: i.ID, Form: w.o.Fetch})
+	body, err := w.o.Vault.CRL(ctx, m, q)
 	if err != nil {
 		return fail(err)
 	}
 	defer body.Close()
-	summary, err := crl.Scan(body, crl.Options{MaxBytes: w.o.MaxBytes})
+	o := crl.Options{MaxBytes: w.o.MaxBytes, Tally: tally}
+	if w.o.Spool != nil {
+		spool, free := w.o.Spool()
+		defer free()
+		o.Spool = spool
+	}
+	summary, err := crl.Scan(body, o)
 	if err != nil {
 		return fail(fmt.Errorf("scanning CRL: %w", err))
 	}
@@ -129,48 +155,91 @@ func (w *Watch) read(ctx context.Context, m pki.Mount, i pki.Issuer) (*crl.Summa
 	return &summary, nil
 }
 
-// lists groups the issuers of a mount by name and key: Vault keeps one list for
-// each group (builtin/logical/pki/crl_util.go). Issuers without a key have
-// none. The default issuer stands for its group, else the first by label.
-func lists(issuers []pki.Issuer) []*list {
-	ordered := slices.Clone(issuers)
-	slices.SortFunc(ordered, func(a, b pki.Issuer) int {
-		if a.Default != b.Default {
-			if a.Default {
-				return -1
-			}
-			return 1
+// measureDelta reads the delta CRL where the mount makes them. They have no
+// series of their own, since a series is named by mount and issuer alone:
+// findings and log tell of them.
+func (w *Watch) measureDelta(ctx context.Context, m pki.Mount, l *list) error {
+	w.mu.Lock()
+	startedAt := w.o.Now()
+	state := w.mounts[m]
+	wanted := state != nil && state.settings.config != nil && state.settings.config.EnableDelta
+	if state != nil && state.settings.config == nil && !state.settings.readAt.IsZero() {
+		// It may not be read whether there are any: Vault then shows one, or none.
+		wanted = startedAt.Sub(l.delta.at) >= wholeEvery
+	}
+	if !wanted {
+		if state == nil || state.settings.config != nil {
+			l.delta = reading{}
 		}
-		return cmp.Or(strings.Compare(a.Label(), b.Label()), strings.Compare(a.ID, b.ID))
-	})
-	var groups []*list
-	for _, i := range ordered {
-		if i.KeyID == "" || i.Certificate == nil {
-			continue
+		w.mu.Unlock()
+		return nil
+	}
+	issuer, known := l.issuer, l.delta.summary
+	var since time.Time
+	if state.conditional {
+		since = l.delta.since(startedAt)
+	}
+	w.mu.Unlock()
+
+	q := pki.CRLRequest{IssuerID: issuer.ID, Form: w.o.Fetch, Delta: true, IfModifiedSince: since}
+	s, err := w.read(ctx, m, issuer, q, nil)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	w.mu.Lock()
+	if err == nil && ahead(s, l.full.summary) {
+		// Perhaps the list was rebuilt between the two requests.
+		w.mu.Unlock()
+		if err := w.measureFull(ctx, m, l, true); err != nil {
+			return err
 		}
-		key := listKey{subject: string(i.Certificate.RawSubject), publicKey: string(i.Certificate.RawSubjectPublicKeyInfo)}
-		maySign := i.Certificate.KeyUsage == 0 || i.Certificate.KeyUsage&x509.KeyUsageCRLSign != 0
-		at := slices.IndexFunc(groups, func(l *list) bool { return l.key == key })
-		switch {
-		case at < 0:
-			groups = append(groups, &list{key: key, issuer: i, cannotSign: !maySign})
-		case groups[at].cannotSign && maySign: // one that signs for the others
-			groups[at].issuer, groups[at].cannotSign = i, false
+		w.mu.Lock()
+	}
+	defer w.mu.Unlock()
+	switch {
+	case errors.Is(err, pki.ErrNotModified) && !since.IsZero():
+		l.delta.confirm(known, startedAt)
+	case errors.Is(err, pki.ErrNoCRL):
+		l.delta = reading{at: startedAt}
+	case err != nil:
+		l.delta.err = err
+	default:
+		if _, changed := l.delta.accept(s, startedAt); changed {
+			w.o.Log.Info("delta CRL measured", "mount", m.Name(), "issuer", l.issuer.Label(), "bytes", s.Bytes, "entries", s.Entries,
+				"number", number(s.Number), "base_number", number(s.BaseNumber), "this_update", s.ThisUpdate)
 		}
 	}
-	return groups
+	return nil
 }
 
-// forget drops what is remembered of mounts that are gone or no longer wanted.
-func (w *Watch) forget(present []pki.Mount) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	maps.DeleteFunc(w.mounts, func(m pki.Mount, _ *mountState) bool { return !slices.Contains(present, m) })
+// ahead tells whether a delta has a base that is newer than the full list.
+func ahead(delta, full *crl.Summary) bool {
+	return full != nil && full.Number != nil && delta.BaseNumber != nil && delta.BaseNumber.Cmp(full.Number) > 0
 }
 
-// ordered are the remembered mounts by name.
-func (w *Watch) ordered() []pki.Mount {
-	return slices.SortedFunc(maps.Keys(w.mounts), func(a, b pki.Mount) int {
-		return cmp.Or(strings.Compare(a.Name(), b.Name()), strings.Compare(a.UUID, b.UUID))
-	})
+func number(n *big.Int) string {
+	if n == nil {
+		return "none"
+	}
+	return n.String()
+}
+
+// logChange says that Vault has built a new list.
+func (w *Watch) logChange(m pki.Mount, l *list) {
+	s := l.full.summary
+	attributes := []any{
+		"mount", m.Name(), "issuer", l.issuer.Label(), "bytes", s.Bytes, "entries", s.Entries,
+		"this_update", s.ThisUpdate, "next_update", s.NextUpdate,
+	}
+	if l.past.counted {
+		attributes = append(attributes, "added", l.past.changes.Added, "removed", l.past.changes.Removed)
+	}
+	if w.limit.MaxBytes > 0 {
+		attributes = append(attributes, "limit_bytes", w.limit.MaxBytes)
+	}
+	w.o.Log.Info("CRL measured", attributes...)
+}
+
+func subject(m pki.Mount, i pki.Issuer) string {
+	return fmt.Sprintf("mount %s, issuer %s", m.Name(), i.Label())
 }

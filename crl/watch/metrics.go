@@ -15,7 +15,10 @@ var (
 	entriesDesc    = desc("crl_entries", "Revoked certificates on the CRL.")
 	thisUpdateDesc = desc("crl_this_update_timestamp_seconds", "The CRL's thisUpdate.")
 	nextUpdateDesc = desc("crl_next_update_timestamp_seconds", "The CRL's nextUpdate; absent when it has none.")
-	successDesc    = desc("crl_last_success_timestamp_seconds", "When the CRL was last read whole and its signature was right.")
+	successDesc    = desc("crl_last_success_timestamp_seconds", "When the CRL was last known to be the current one: read whole with the right signature, or said by Vault not to have changed since.")
+	reachedDesc    = desc("crl_limit_reached_timestamp_seconds", "When the CRL likely reaches the limit; absent when that is not known, or not in sight.")
+	addedDesc      = desc("crl_entries_added_total", "Entries that were added to the CRL, as far as this instance has counted.")
+	removedDesc    = desc("crl_entries_removed_total", "Entries that were removed from the CRL, as far as this instance has counted.")
 )
 
 func desc(name, help string) *prometheus.Desc {
@@ -24,7 +27,7 @@ func desc(name, help string) *prometheus.Desc {
 
 // Describe implements prometheus.Collector.
 func (w *Watch) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{bytesDesc, limitDesc, entriesDesc, thisUpdateDesc, nextUpdateDesc, successDesc} {
+	for _, d := range []*prometheus.Desc{bytesDesc, limitDesc, entriesDesc, thisUpdateDesc, nextUpdateDesc, successDesc, reachedDesc, addedDesc, removedDesc} {
 		descs <- d
 	}
 }
@@ -48,7 +51,7 @@ func (w *Watch) series() []prometheus.Metric {
 			// Two mounts may be remembered under one name for a moment, while
 			// one takes the other's place: one of the two is shown.
 			key := labels{m.Name(), l.issuer.Label()}
-			if l.summary == nil || seen[key] {
+			if l.full.summary == nil || seen[key] {
 				continue
 			}
 			seen[key] = true
@@ -59,20 +62,27 @@ func (w *Watch) series() []prometheus.Metric {
 }
 
 func (w *Watch) seriesOf(m pki.Mount, l *list) []prometheus.Metric {
-	gauge := func(d *prometheus.Desc, value float64) prometheus.Metric {
-		return prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, m.Name(), l.issuer.Label())
+	var all []prometheus.Metric
+	add := func(d *prometheus.Desc, t prometheus.ValueType, value float64) {
+		all = append(all, prometheus.MustNewConstMetric(d, t, value, m.Name(), l.issuer.Label()))
 	}
-	all := []prometheus.Metric{
-		gauge(bytesDesc, float64(l.summary.Bytes)),
-		gauge(entriesDesc, float64(l.summary.Entries)),
-		gauge(thisUpdateDesc, unix(l.summary.ThisUpdate)),
-		gauge(successDesc, unix(l.measuredAt)),
+	s := l.full.summary
+	add(bytesDesc, prometheus.GaugeValue, float64(s.Bytes))
+	add(entriesDesc, prometheus.GaugeValue, float64(s.Entries))
+	add(thisUpdateDesc, prometheus.GaugeValue, unix(s.ThisUpdate))
+	add(successDesc, prometheus.GaugeValue, unix(l.full.at))
+	if limit := w.limitOf(w.mounts[m]); limit.MaxBytes > 0 {
+		add(limitDesc, prometheus.GaugeValue, float64(limit.MaxBytes))
 	}
-	if w.limit.MaxBytes > 0 {
-		all = append(all, gauge(limitDesc, float64(w.limit.MaxBytes)))
+	if !s.NextUpdate.IsZero() {
+		add(nextUpdateDesc, prometheus.GaugeValue, unix(s.NextUpdate))
 	}
-	if !l.summary.NextUpdate.IsZero() {
-		all = append(all, gauge(nextUpdateDesc, unix(l.summary.NextUpdate)))
+	if at := l.past.projection.LimitReachedAt; !at.IsZero() {
+		add(reachedDesc, prometheus.GaugeValue, unix(at))
+	}
+	if l.past.counts {
+		add(addedDesc, prometheus.CounterValue, float64(l.past.added))
+		add(removedDesc, prometheus.CounterValue, float64(l.past.removed))
 	}
 	return all
 }

@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,8 +25,18 @@ import (
 
 // Vault is what is asked of Vault.
 type Vault interface {
-	// Mounts are the PKI secrets engines.
-	Mounts(ctx context.Context) ([]pki.Mount, error)
+	Lists
+	Settings
+}
+
+// Lists finds and opens revocation lists. Nothing of it needs more than reading
+// sys/mounts.
+type Lists interface {
+	// Namespaces are the namespaces to look into, "" being the root. With an
+	// error come those that could be found all the same.
+	Namespaces(ctx context.Context) ([]string, error)
+	// MountsIn are the PKI secrets engines of a namespace.
+	MountsIn(ctx context.Context, namespace string) (pki.Discovery, error)
 	// Issuers are the issuers of a mount, with their certificates.
 	Issuers(ctx context.Context, m pki.Mount) ([]pki.Issuer, error)
 	// CRL opens a list of an issuer, in PEM or DER. Reading it ends in an error
@@ -34,50 +46,88 @@ type Vault interface {
 	CRL(ctx context.Context, m pki.Mount, q pki.CRLRequest) (io.ReadCloser, error)
 }
 
+// Settings are what explains a list, where the policy lets it be read.
+type Settings interface {
+	// ClusterID is the identity of the Vault cluster. It needs no token: an
+	// error says that Vault is away.
+	ClusterID(ctx context.Context) (string, error)
+	CRLConfig(ctx context.Context, m pki.Mount) (pki.CRLConfig, error)
+	TidyStatus(ctx context.Context, m pki.Mount) (pki.TidyStatus, error)
+	// MaySignCRLs tells whether Vault's own usage of the issuer allows it.
+	MaySignCRLs(ctx context.Context, m pki.Mount, issuerID string) (bool, error)
+}
+
 // Options configure a Watch.
 type Options struct {
 	Vault  Vault
 	Limits Limits
+	State  State // nil: history ends with the process
 
-	Mounts     []string // patterns as [pki.Select] reads them; default: all
-	Fetch      string   // endpoint to fetch from, "json" or "der"; default json
-	MaxBytes   int64    // largest list that is read; default crl.DefaultMaxBytes
+	Mounts     []string      // patterns as [pki.Select] reads them; default: all
+	Interval   time.Duration // about how often each list is looked at; default 1 min
+	Fetch      string        // endpoint to fetch from, "json" or "der"; default json
+	MaxBytes   int64         // largest list that is read; default crl.DefaultMaxBytes
 	Thresholds crl.Thresholds
 
+	// Spool makes what keeps a list whose signature needs it whole (Ed25519),
+	// and what frees it again. nil: such lists are not verified.
+	Spool func() (crl.Spool, func())
+
+	Random     func() float64        // draws from [0, 1): jitter; default math/rand/v2
 	Now        func() time.Time      // default time.Now
 	Log        *slog.Logger          // default: none
 	Registerer prometheus.Registerer // default: none
-	Report     func([]crl.Finding)   // takes the whole current set after each Once
+	Report     func([]crl.Finding)   // takes the whole current set after each unit
 }
 
-// Watch measures lists. Its methods may be called concurrently.
+// Watch measures lists. Its methods may be called concurrently, except that
+// one unit runs at a time.
 type Watch struct {
 	o Options
 
-	mu     sync.Mutex
-	mounts map[pki.Mount]*mountState
-	limit  crl.Limit
-	asked  bool  // limit has been asked for
-	err    error // of listing the mounts
+	mu         sync.Mutex
+	walk       schedule // of finding namespaces
+	walkErr    error
+	namespaces map[string]*namespaceState
+	mounts     map[pki.Mount]*mountState
+	limit      crl.Limit
+	asked      bool  // limit has been asked for
+	away       error // Vault as a whole could not be asked
 }
 
-// mountState is what is remembered of a mount.
+// namespaceState is what is remembered of a namespace.
+type namespaceState struct {
+	schedule
+	err     error // of looking for its mounts
+	found   bool  // it has been looked at
+	refused []pki.RefusedMount
+}
+
+// mountState is what is remembered of a mount that is watched.
 type mountState struct {
-	lists  []*list // in the order of list groups
-	err    error   // of listing its issuers
-	latest []pki.CRL
-	known  bool // latest is a complete measurement
+	schedule
+	conditional bool    // it lets If-Modified-Since through
+	lists       []*list // in the order of group
+	listed      bool    // its issuers have been listed
+	err         error   // of listing them
+	settings    settings
+	refusal     refusal
+	kept        kept
 }
 
 // list is what is remembered of one list: that of all issuers of a mount with
 // the same name and key.
 type list struct {
-	key        listKey
+	schedule
+	id         listKey
 	issuer     pki.Issuer // that stands for them
+	issuers    int        // how many they are
 	cannotSign bool
-	summary    *crl.Summary // nil before the first
-	measuredAt time.Time
-	err        error // of the last attempt
+
+	full  reading
+	delta reading
+	past  past
+	usage usage
 }
 
 type listKey struct{ subject, publicKey string }
@@ -94,8 +144,17 @@ func New(o Options) (*Watch, error) {
 	default:
 		return nil, fmt.Errorf("making CRL watch: fetch %q is neither json nor der", o.Fetch)
 	}
-	if t := o.Thresholds; t.Warn <= 0 || t.Critical < t.Warn || t.Critical > 1 {
-		return nil, fmt.Errorf("making CRL watch: want 0 < warn <= critical <= 1, have shares %v and %v", t.Warn, t.Critical)
+	if err := o.Thresholds.Validate(); err != nil {
+		return nil, fmt.Errorf("making CRL watch: %w", err)
+	}
+	if o.Interval < 0 {
+		return nil, fmt.Errorf("making CRL watch: interval %s", o.Interval)
+	}
+	if o.Interval == 0 {
+		o.Interval = time.Minute
+	}
+	if o.Random == nil {
+		o.Random = rand.Float64
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -106,7 +165,7 @@ func New(o Options) (*Watch, error) {
 	if o.Report == nil {
 		o.Report = func([]crl.Finding) {}
 	}
-	w := &Watch{o: o, mounts: map[pki.Mount]*mountState{}}
+	w := &Watch{o: o, namespaces: map[string]*namespaceState{}, mounts: map[pki.Mount]*mountState{}}
 	if o.Registerer != nil {
 		if err := o.Registerer.Register(w); err != nil {
 			return nil, fmt.Errorf("making CRL watch: %w", err)
@@ -123,87 +182,120 @@ func (w *Watch) Unregister() {
 	}
 }
 
-// Once measures every list of every wanted mount and reports the findings. It
-// returns what kept it from measuring; mounts and lists are independent of each
-// other in that. What it could not read keeps its former values.
+// Once does all that there is to do, due or not, one after the other, and
+// reports the findings. It returns what kept it from measuring; mounts and
+// lists are independent of each other in that. What it could not read keeps its
+// former values.
 func (w *Watch) Once(ctx context.Context) error {
-	mounts, err := w.o.Vault.Mounts(ctx)
-	if err != nil {
-		err = fmt.Errorf("listing PKI mounts: %w", err)
-	}
-	w.mu.Lock()
-	w.err = err
-	w.mu.Unlock()
-	errs := []error{err}
-	if err == nil {
-		mounts = pki.Select(mounts, w.o.Mounts)
-		w.forget(mounts)
-		limit := w.o.Limits.Limit(ctx)
-		for _, m := range mounts {
-			if ctx.Err() != nil {
-				break
-			}
-			_, err := w.measure(ctx, m, limit)
-			errs = append(errs, err)
-		}
+	var errs []error
+	var away error
+	done := map[*schedule]bool{}
+	for t := w.other(done); t != nil && away == nil && ctx.Err() == nil; t = w.other(done) {
+		done[t.schedule] = true
+		err := t.run(ctx)
+		away = w.settle(ctx, result{t, err})
+		errs = append(errs, err)
 	}
 	if ctx.Err() != nil {
 		return ctx.Err() // what was cut short says nothing about Vault
 	}
-	w.o.Report(w.Findings())
+	w.conclude(ctx, away)
 	return errors.Join(errs...)
 }
 
-// Measure measures the lists of one mount now, whether or not the patterns
-// select it. It is an error unless all of them were read and verified.
-func (w *Watch) Measure(ctx context.Context, m pki.Mount) ([]pki.CRL, error) {
-	return w.measure(ctx, m, w.o.Limits.Limit(ctx))
+// other is a task that is not done yet, nil when all are.
+func (w *Watch) other(done map[*schedule]bool) *task {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for t := range w.tasks() {
+		if !done[t.schedule] {
+			return &t
+		}
+	}
+	return nil
 }
 
-// Latest is the last measurement of the mount in which all lists were read and
-// verified, false when there was none.
+// conclude ends a unit in which Vault was away, or was not.
+func (w *Watch) conclude(ctx context.Context, away error) {
+	w.mu.Lock()
+	w.away = away
+	w.mu.Unlock()
+	w.save(ctx)
+	w.o.Report(w.Findings())
+}
+
+// Measure measures the lists of one mount now, all of them whole, whether or
+// not the patterns select it. It is an error unless all of them were read and
+// verified; an issuer that never had a list is left out.
+func (w *Watch) Measure(ctx context.Context, m pki.Mount) ([]pki.CRL, error) {
+	w.mu.Lock()
+	state := w.mounts[m]
+	w.mu.Unlock()
+	if state == nil { // not watched, or not found yet: nothing is remembered
+		state = newMount(m)
+	}
+	if err := w.list(ctx, m, state); err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	lists := slices.Clone(state.lists)
+	w.mu.Unlock()
+	var errs []error
+	for _, l := range lists {
+		if l.cannotSign {
+			continue
+		}
+		err := w.measure(ctx, m, l, true)
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		w.mu.Lock()
+		l.full.err = err
+		l.next(w.o.Now(), w.o.Interval, err != nil, w.o.Random())
+		if !l.none() {
+			errs = append(errs, err)
+		}
+		w.mu.Unlock()
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	limit := w.o.Limits.Limit(ctx)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.limit, w.asked = limit, true
+	return state.crls(m, w.limitOf(state)), nil
+}
+
+// Latest are the last measurements of the mount's lists, false unless each was
+// measured. Each has its own time.
 func (w *Watch) Latest(m pki.Mount) ([]pki.CRL, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	state := w.mounts[m]
-	if state == nil || !state.known {
+	if state == nil || !state.listed {
 		return nil, false
 	}
-	return append([]pki.CRL(nil), state.latest...), true
+	for _, l := range state.lists {
+		if l.full.summary == nil && !l.cannotSign && !l.none() {
+			return nil, false
+		}
+	}
+	return state.crls(m, w.limitOf(state)), true
 }
 
-// Findings are the verdicts on what is remembered, as of now.
-func (w *Watch) Findings() []crl.Finding {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	var found []crl.Finding
-	if w.err != nil {
-		found = append(found, crl.Findings(crl.Observation{Subject: "Vault", Err: w.err}, w.o.Thresholds, w.o.Now())...)
-	}
-	if w.asked {
-		if f, ok := crl.LimitFinding(w.limit); ok {
-			found = append(found, f)
-		}
-	}
-	for _, m := range w.ordered() {
-		state := w.mounts[m]
-		if state.err != nil {
-			found = append(found, crl.Findings(crl.Observation{Subject: "mount " + m.Name(), Err: state.err}, w.o.Thresholds, w.o.Now())...)
-		}
-		for _, l := range state.lists {
-			found = append(found, crl.Findings(crl.Observation{
-				Subject:    subject(m, l.issuer),
-				List:       l.summary,
-				MeasuredAt: l.measuredAt,
-				Err:        l.err,
-				CannotSign: l.cannotSign,
-				Limit:      w.limit,
-			}, w.o.Thresholds, w.o.Now())...)
-		}
-	}
-	return found
+// none tells whether Vault says that there is no list, and always did.
+func (l *list) none() bool {
+	return l.full.summary == nil && errors.Is(l.full.err, pki.ErrNoCRL)
 }
 
-func subject(m pki.Mount, i pki.Issuer) string {
-	return fmt.Sprintf("mount %s, issuer %s", m.Name(), i.Label())
+// crls are the lists that were measured.
+func (s *mountState) crls(m pki.Mount, limit crl.Limit) []pki.CRL {
+	var all []pki.CRL
+	for _, l := range s.lists {
+		if l.full.summary != nil {
+			all = append(all, pki.CRL{Mount: m, Issuer: l.issuer, Summary: *l.full.summary, Limit: limit, MeasuredAt: l.full.at})
+		}
+	}
+	return all
 }

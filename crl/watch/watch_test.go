@@ -34,6 +34,11 @@ type bench struct {
 	findings []crl.Finding // last reported
 }
 
+var thresholds = crl.Thresholds{
+	Warn:     crl.Threshold{Share: 0.6, Horizon: 336 * time.Hour, Headroom: 2},
+	Critical: crl.Threshold{Share: 0.8, Horizon: 72 * time.Hour, Headroom: 1},
+}
+
 type fixedLimit struct{ b *bench }
 
 func (f fixedLimit) Limit(context.Context) crl.Limit { return f.b.limit }
@@ -43,7 +48,7 @@ func newBench(t *testing.T, edit func(*watch.Options)) *bench {
 	b := &bench{T: t, vault: &watchtest.Vault{}, registry: prometheus.NewPedanticRegistry()}
 	b.limit = crl.Limit{Backend: "raft", MaxBytes: 1000000, Rule: "a rule", Known: true}
 	o := watch.Options{
-		Vault: b.vault, Limits: fixedLimit{b}, Thresholds: crl.Thresholds{Warn: 0.6, Critical: 0.8},
+		Vault: b.vault, Limits: fixedLimit{b}, Thresholds: thresholds,
 		Registerer: b.registry, Report: func(f []crl.Finding) { b.findings = f },
 	}
 	if edit != nil {
@@ -177,7 +182,7 @@ func TestFailuresKeepValues(t *testing.T) {
 		{"mounts", "unknown crl-unreadable: Vault", "connection refused", func(b *bench, m pki.Mount, on bool) { b.vault.FailMounts(when(on, down)) }},
 		{"issuers", "unknown crl-unreadable: mount pki", "connection refused", func(b *bench, m pki.Mount, on bool) { b.vault.FailIssuers(m, when(on, down)) }},
 		{"fetch", "unknown crl-unreadable: mount pki, issuer ca", "connection refused", func(b *bench, m pki.Mount, on bool) { b.vault.FailCRL(m, "ca", when(on, down)) }},
-		{"no content", "unknown crl-unreadable: mount pki, issuer ca", "vault has no CRL for this issuer", func(b *bench, m pki.Mount, on bool) {
+		{"no content", "warning crl-missing: mount pki, issuer ca", "vault has no CRL for this issuer", func(b *bench, m pki.Mount, on bool) {
 			b.vault.FailCRL(m, "ca", when(on, fmt.Errorf("%w: status 204", pki.ErrNoCRL)))
 		}},
 		{"empty body", "critical crl-unreadable: mount pki, issuer ca", "no input at all", serving(func([]byte) io.Reader { return strings.NewReader("") })},
@@ -202,6 +207,7 @@ func TestFailuresKeepValues(t *testing.T) {
 				b.vault.Issuer(m, "ca", watchtest.IssuerOptions{})
 
 				// Failing from the start: nothing is published.
+				missing := c.name == "no content"
 				b.publish(m, "ca", 5)
 				c.edit(b, m, true)
 				if err := b.watch.Once(t.Context()); err == nil {
@@ -210,8 +216,8 @@ func TestFailuresKeepValues(t *testing.T) {
 				b.wantSeries("pkiwarden_crl_bytes")
 				b.wantSeries("pkiwarden_crl_last_success_timestamp_seconds")
 				b.wantRules(c.finding)
-				if _, known := b.watch.Latest(m); known {
-					t.Error("a measurement is known")
+				if lists, known := b.watch.Latest(m); known != missing || len(lists) > 0 {
+					t.Errorf("latest: %v %t", lists, known)
 				}
 
 				c.edit(b, m, false)
@@ -226,13 +232,22 @@ func TestFailuresKeepValues(t *testing.T) {
 				if err := b.watch.Once(t.Context()); err == nil {
 					t.Fatal("no error")
 				}
-				b.wantRules(c.finding)
+				if missing {
+					b.wantRules("critical crl-missing: mount pki, issuer ca") // there was one
+				} else {
+					b.wantRules(c.finding)
+				}
 				if !strings.Contains(b.findings[0].Evidence, c.evidence) {
 					t.Errorf("evidence %q, want %q", b.findings[0].Evidence, c.evidence)
 				}
-				b.wantSeries("pkiwarden_crl_entries", "issuer=ca,mount=pki 5")
+				if c.name == "mounts" || c.name == "issuers" { // what is known goes on being measured
+					b.wantSeries("pkiwarden_crl_entries", "issuer=ca,mount=pki 6")
+					firstAt = time.Now().Unix()
+				} else {
+					b.wantSeries("pkiwarden_crl_entries", "issuer=ca,mount=pki 5")
+				}
 				b.wantSeries("pkiwarden_crl_last_success_timestamp_seconds", fmt.Sprintf("issuer=ca,mount=pki %d", firstAt))
-				if latest, known := b.watch.Latest(m); !known || latest[0].Summary.Entries != 5 {
+				if latest, known := b.watch.Latest(m); !known || latest[0].MeasuredAt.Unix() != firstAt {
 					t.Errorf("latest: %+v %t", latest, known)
 				}
 				if c.name != "mounts" {
@@ -246,7 +261,7 @@ func TestFailuresKeepValues(t *testing.T) {
 				b.once()
 				b.wantRules()
 				b.wantSeries("pkiwarden_crl_entries", "issuer=ca,mount=pki 6")
-				b.wantSeries("pkiwarden_crl_last_success_timestamp_seconds", fmt.Sprintf("issuer=ca,mount=pki %d", firstAt+120))
+				b.wantSeries("pkiwarden_crl_last_success_timestamp_seconds", fmt.Sprintf("issuer=ca,mount=pki %d", time.Now().Unix()))
 			})
 		})
 	}
@@ -390,11 +405,11 @@ func TestCancelled(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	good := watch.Options{Vault: &watchtest.Vault{}, Limits: fixedLimit{}, Thresholds: crl.Thresholds{Warn: 0.6, Critical: 0.8}}
+	good := watch.Options{Vault: &watchtest.Vault{}, Limits: fixedLimit{}, Thresholds: thresholds}
 	for want, edit := range map[string]func(*watch.Options){
-		"Vault and Limits are needed":         func(o *watch.Options) { o.Vault = nil },
-		`fetch "raw" is neither json nor der`: func(o *watch.Options) { o.Fetch = "raw" },
-		"want 0 < warn <= critical <= 1":      func(o *watch.Options) { o.Thresholds.Warn = 0.9 },
+		"Vault and Limits are needed":           func(o *watch.Options) { o.Vault = nil },
+		`fetch "raw" is neither json nor der`:   func(o *watch.Options) { o.Fetch = "raw" },
+		"want shares 0 < warn <= critical <= 1": func(o *watch.Options) { o.Thresholds.Warn.Share = 0.9 },
 	} {
 		o := good
 		edit(&o)

@@ -4,6 +4,7 @@ package watchtest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -11,6 +12,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -26,11 +28,13 @@ import (
 // Vault is a fake of what crl/watch reads. The zero value has no mounts. Its
 // methods may be called concurrently.
 type Vault struct {
-	mu      sync.Mutex
-	mounts  []*mount
-	fetches int
+	mu     sync.Mutex
+	mounts []*mount
 
+	requests   map[string]int
 	mountsErr  error
+	away       error
+	refused    []pki.RefusedMount
 	storage    crl.Storage
 	storageErr error
 }
@@ -39,6 +43,10 @@ type mount struct {
 	pki.Mount
 	issuers []*issuer
 	err     error
+	tuned   bool
+	config  pki.CRLConfig
+	status  pki.TidyStatus
+	denied  error // of reading config and status
 }
 
 type issuer struct {
@@ -46,8 +54,11 @@ type issuer struct {
 	key    crypto.Signer
 	number int64
 	list   []byte
+	delta  []byte
+	built  time.Time // when list was begun to be built, as Vault remembers it
 	err    error
 	serve  func([]byte) io.Reader
+	unused bool // its usage does not include crl-signing
 }
 
 // Mount adds a mount.
@@ -118,14 +129,23 @@ func (v *Vault) RemoveIssuer(m pki.Mount, name string) {
 
 // Publish builds the issuer's list anew, with so many entries.
 func (v *Vault) Publish(m pki.Mount, name string, entries int, thisUpdate, nextUpdate time.Time) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	i := v.issuer(m, name)
-	i.number++
-	template := &x509.RevocationList{Number: big.NewInt(i.number), ThisUpdate: thisUpdate, NextUpdate: nextUpdate}
+	template := &x509.RevocationList{ThisUpdate: thisUpdate, NextUpdate: nextUpdate}
 	for n := range entries {
 		template.RevokedCertificateEntries = append(template.RevokedCertificateEntries,
 			x509.RevocationListEntry{SerialNumber: big.NewInt(int64(1<<40 + n)), RevocationTime: thisUpdate.Add(-time.Duration(n) * time.Second)})
+	}
+	v.Build(m, name, template)
+}
+
+// Build signs a list for the issuer; its number is the next one unless it has
+// one. With a base number it is the delta.
+func (v *Vault) Build(m pki.Mount, name string, template *x509.RevocationList) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	i := v.issuer(m, name)
+	if template.Number == nil {
+		i.number++
+		template.Number = big.NewInt(i.number)
 	}
 	if i.Certificate.KeyUsage&x509.KeyUsageCRLSign == 0 {
 		i.list = []byte("never fetched")
@@ -133,7 +153,18 @@ func (v *Vault) Publish(m pki.Mount, name string, entries int, thisUpdate, nextU
 	}
 	der, err := x509.CreateRevocationList(rand.Reader, template, i.Certificate, i.key)
 	must(err)
-	i.list = der
+	if len(template.ExtraExtensions) > 0 {
+		i.delta = der
+		return
+	}
+	i.list, i.built = der, template.ThisUpdate
+}
+
+// DeltaOf is the extension that makes a list a delta on a base.
+func DeltaOf(base int64) []pkix.Extension {
+	value, err := asn1.Marshal(big.NewInt(base))
+	must(err)
+	return []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 27}, Critical: true, Value: value}}
 }
 
 // List is what the issuer's endpoint serves, in DER.
@@ -171,6 +202,43 @@ func (v *Vault) FailCRL(m pki.Mount, name string, err error) {
 	v.issuer(m, name).err = err
 }
 
+// Away makes every request fail; nil ends that.
+func (v *Vault) Away(err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.away = err
+}
+
+// Refuse is what MountsIn names as refused.
+func (v *Vault) Refuse(all ...pki.RefusedMount) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.refused = all
+}
+
+// Tune lets If-Modified-Since through to the mount, or no longer.
+func (v *Vault) Tune(m pki.Mount, on bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.find(m).tuned = on
+}
+
+// Set is what the mount's config/crl and tidy-status are, or why they may not
+// be read.
+func (v *Vault) Set(m pki.Mount, c pki.CRLConfig, s pki.TidyStatus, denied error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	x := v.find(m)
+	x.config, x.status, x.denied = c, s, denied
+}
+
+// ForbidSigning takes crl-signing out of the issuer's usage.
+func (v *Vault) ForbidSigning(m pki.Mount, name string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.issuer(m, name).unused = true
+}
+
 // SetStorage is what Storage returns.
 func (v *Vault) SetStorage(s crl.Storage, err error) {
 	v.mu.Lock()
@@ -179,33 +247,64 @@ func (v *Vault) SetStorage(s crl.Storage, err error) {
 }
 
 // Fetches is the number of lists that were opened.
-func (v *Vault) Fetches() int {
+func (v *Vault) Fetches() int { return v.Requests("200") }
+
+// Requests is how often something was asked for: "namespaces", "mounts",
+// "issuers", "config", "status", "usage"; "200", "304", or "delta".
+func (v *Vault) Requests(what string) int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.fetches
+	return v.requests[what]
 }
 
-// Mounts implements watch.Vault.
-func (v *Vault) Mounts(context.Context) ([]pki.Mount, error) {
+// count is called with v.mu held.
+func (v *Vault) count(what string) {
+	if v.requests == nil {
+		v.requests = map[string]int{}
+	}
+	v.requests[what]++
+}
+
+// Namespaces implements watch.Vault.
+func (v *Vault) Namespaces(context.Context) ([]string, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.mountsErr != nil {
-		return nil, v.mountsErr
-	}
-	var all []pki.Mount
+	v.count("namespaces")
+	all := []string{""}
 	for _, m := range v.mounts {
-		all = append(all, m.Mount)
+		if !slices.Contains(all, m.Namespace) {
+			all = append(all, m.Namespace)
+		}
 	}
-	return all, nil
+	return all, v.away
+}
+
+// MountsIn implements watch.Vault.
+func (v *Vault) MountsIn(_ context.Context, namespace string) (pki.Discovery, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.count("mounts")
+	if err := cmp.Or(v.away, v.mountsErr); err != nil {
+		return pki.Discovery{}, err
+	}
+	found := pki.Discovery{Conditional: map[pki.Mount]bool{}, Refused: v.refused}
+	for _, m := range v.mounts {
+		if m.Namespace == namespace {
+			found.Mounts = append(found.Mounts, m.Mount)
+			found.Conditional[m.Mount] = m.tuned
+		}
+	}
+	return found, nil
 }
 
 // Issuers implements watch.Vault.
 func (v *Vault) Issuers(_ context.Context, m pki.Mount) ([]pki.Issuer, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.count("issuers")
 	from := v.find(m)
-	if from.err != nil {
-		return nil, from.err
+	if err := cmp.Or(v.away, from.err); err != nil {
+		return nil, err
 	}
 	var all []pki.Issuer
 	for _, i := range from.issuers {
@@ -218,23 +317,69 @@ func (v *Vault) Issuers(_ context.Context, m pki.Mount) ([]pki.Issuer, error) {
 func (v *Vault) CRL(_ context.Context, m pki.Mount, q pki.CRLRequest) (io.ReadCloser, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.fetches++
-	for _, i := range v.find(m).issuers {
-		switch {
-		case i.ID != q.IssuerID:
-		case i.err != nil:
-			return nil, i.err
-		case i.serve != nil:
-			return io.NopCloser(i.serve(i.list)), nil
-		case i.list == nil:
-			return nil, fmt.Errorf("%w: status 204", pki.ErrNoCRL)
-		case q.Form == "json":
-			return io.NopCloser(bytes.NewReader(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: i.list}))), nil
-		default:
-			return io.NopCloser(bytes.NewReader(i.list)), nil
-		}
+	from := v.find(m)
+	at := slices.IndexFunc(from.issuers, func(i *issuer) bool { return i.ID == q.IssuerID })
+	if at < 0 {
+		return nil, fmt.Errorf("no issuer %s", q.IssuerID)
 	}
-	return nil, fmt.Errorf("no issuer %s", q.IssuerID)
+	i := from.issuers[at]
+	if err := cmp.Or(v.away, i.err); err != nil {
+		v.count("200")
+		return nil, err
+	}
+	if since := q.IfModifiedSince; from.tuned && !since.IsZero() && i.built.Before(since) {
+		v.count("304")
+		return nil, pki.ErrNotModified
+	}
+	list := i.list
+	if q.Delta {
+		v.count("delta")
+		list = i.delta
+	} else {
+		v.count("200")
+	}
+	switch {
+	case i.serve != nil:
+		return io.NopCloser(i.serve(list)), nil
+	case list == nil:
+		return nil, fmt.Errorf("%w: status 204", pki.ErrNoCRL)
+	case q.Form == "json":
+		return io.NopCloser(bytes.NewReader(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: list}))), nil
+	}
+	return io.NopCloser(bytes.NewReader(list)), nil
+}
+
+// ClusterID implements watch.Vault.
+func (v *Vault) ClusterID(context.Context) (string, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return "Cluster-1", v.away
+}
+
+// CRLConfig implements watch.Vault.
+func (v *Vault) CRLConfig(_ context.Context, m pki.Mount) (pki.CRLConfig, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.count("config")
+	return v.find(m).config, cmp.Or(v.away, v.find(m).denied)
+}
+
+// TidyStatus implements watch.Vault.
+func (v *Vault) TidyStatus(_ context.Context, m pki.Mount) (pki.TidyStatus, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.count("status")
+	return v.find(m).status, cmp.Or(v.away, v.find(m).denied)
+}
+
+// MaySignCRLs implements watch.Vault.
+func (v *Vault) MaySignCRLs(_ context.Context, m pki.Mount, id string) (bool, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.count("usage")
+	from := v.find(m)
+	at := slices.IndexFunc(from.issuers, func(i *issuer) bool { return i.ID == id })
+	return !from.issuers[at].unused, cmp.Or(v.away, from.denied)
 }
 
 // Storage implements watch.StorageReader.

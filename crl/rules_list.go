@@ -1,0 +1,147 @@
+package crl
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// staleShare is the part of a list's validity that is left when Vault should
+// have replaced it: by default it rebuilds with 12 of 72 hours left.
+const staleShare = 10
+
+func stale(o Observation, _ Thresholds, now time.Time) (Finding, bool) {
+	if o.List == nil || o.List.NextUpdate.IsZero() {
+		return Finding{}, false
+	}
+	f := Finding{
+		Evidence: fmt.Sprintf("thisUpdate %s, nextUpdate %s, read %s",
+			o.List.ThisUpdate.Format(time.RFC3339), o.List.NextUpdate.Format(time.RFC3339), o.MeasuredAt.UTC().Format(time.RFC3339)),
+		Remedy:   "Set auto_rebuild=true on the mount (config/crl), or have crl/rotate called before nextUpdate. Where auto_rebuild is on, crl/rotate says why the rebuild fails.",
+		Citation: "RFC 5280 section 5.1.2.5: the next CRL will not be issued any later than nextUpdate",
+	}
+	switch left := o.List.NextUpdate.Sub(now); {
+	case left <= 0:
+		f.Severity = Critical
+		f.Summary = "The CRL has passed its nextUpdate: clients that check revocation refuse every certificate of this issuer."
+	case left < o.List.NextUpdate.Sub(o.List.ThisUpdate)/staleShare:
+		f.Severity = Warning
+		f.Summary = "The CRL passes its nextUpdate soon, and Vault has not replaced it."
+	default:
+		return Finding{}, false
+	}
+	return f, true
+}
+
+// quietShare is the part of a list's validity after which a mount without a
+// revocation is a quiet one.
+const quietShare = 2
+
+// autoRebuildOff: nothing rebuilds the list before it expires, unless somebody
+// is revoked.
+func autoRebuildOff(o Observation, _ Thresholds, now time.Time) (Finding, bool) {
+	if o.List == nil || o.Delta || !o.AutoRebuildOff || o.List.NextUpdate.IsZero() {
+		return Finding{}, false
+	}
+	validity := o.List.NextUpdate.Sub(o.List.ThisUpdate)
+	if left := o.List.NextUpdate.Sub(now); left > validity/quietShare || left < validity/staleShare {
+		return Finding{}, false // not yet, or more than that is wrong by now
+	}
+	return Finding{
+		Severity: Warning,
+		Summary:  "The CRL is rebuilt by revocations only, and there has been none for half of its validity: it will expire.",
+		Evidence: fmt.Sprintf("config/crl auto_rebuild=false; thisUpdate %s, nextUpdate %s", o.List.ThisUpdate.Format(time.RFC3339), o.List.NextUpdate.Format(time.RFC3339)),
+		Remedy:   "Set auto_rebuild=true on the mount (config/crl), or have crl/rotate called before nextUpdate.",
+		Citation: "Vault builtin/logical/pki/crl_util.go: with auto_rebuild=false only revoking, tidy, crl/rotate and changes of issuers rebuild the list",
+	}, true
+}
+
+func signatureInvalid(o Observation, _ Thresholds, _ time.Time) (Finding, bool) {
+	if !errors.Is(o.Err, ErrNotSigned) {
+		return Finding{}, false
+	}
+	return Finding{
+		Severity: Critical,
+		Summary:  "The CRL that Vault serves for this issuer was not signed by it. What was measured before is kept.",
+		Evidence: o.Err.Error(),
+		Remedy:   "Find out what answers at vault.address. Then rotate the CRL (crl/rotate) and compare the issuer's certificate with the one that clients trust.",
+		Citation: "RFC 5280 section 6.3.3 (f) and (g)",
+	}, true
+}
+
+func notVerifiable(o Observation, _ Thresholds, _ time.Time) (Finding, bool) {
+	if !errors.Is(o.Err, ErrNotVerifiable) {
+		return Finding{}, false
+	}
+	return Finding{
+		Severity: Unknown,
+		Summary:  "The CRL's signature is of a kind that is not verified here, so nothing is said about the list.",
+		Evidence: o.Err.Error(),
+		Remedy:   "Watch this issuer's CRL by other means, or sign with RSA or ECDSA and SHA-2.",
+		Citation: "RFC 8032 section 5.1.7: Ed25519 is verified over the message, not over its digest",
+	}, true
+}
+
+func unreadable(o Observation, _ Thresholds, _ time.Time) (Finding, bool) {
+	if o.Err == nil || o.Missing || errors.Is(o.Err, ErrNotSigned) || errors.Is(o.Err, ErrNotVerifiable) {
+		return Finding{}, false
+	}
+	f := Finding{
+		Severity: Unknown,
+		Summary:  "The CRL could not be read. What was measured before is kept, with its time.",
+		Evidence: o.Err.Error(),
+		Remedy:   "The evidence names what failed: the connection to Vault, Vault itself, or a right that the policy lacks.",
+		Citation: "Vault builtin/logical/pki/path_fetch_issuers.go: issuer/:ref/crl",
+	}
+	var syntax *SyntaxError
+	switch {
+	case errors.As(o.Err, &syntax):
+		f.Severity = Critical
+		f.Summary = "What Vault serves as this issuer's CRL is not a valid CRL. What was measured before is kept."
+		f.Remedy = "Rotate the CRL (crl/rotate). Should that not help, find out what answers at vault.address."
+		f.Citation = "RFC 5280 section 5.1"
+	case errors.Is(o.Err, ErrTooLarge):
+		f.Summary = "The CRL is larger than crl.maxBytes, so it is not read."
+		f.Remedy = "Raise crl.maxBytes: memory does not grow with it."
+	}
+	return f, true
+}
+
+// missing: an issuer that may sign has no list.
+func missing(o Observation, _ Thresholds, _ time.Time) (Finding, bool) {
+	if !o.Missing || o.CannotSign {
+		return Finding{}, false
+	}
+	f := Finding{
+		Severity: Warning,
+		Summary:  "Vault has no CRL for this issuer: clients cannot learn which of its certificates were revoked.",
+		Evidence: o.Err.Error(),
+		Remedy:   "Read crl/rotate: it builds the list, or warns why not.",
+		Citation: "Vault builtin/logical/pki/path_fetch_issuers.go: status 204, or an empty string, where nothing is stored",
+	}
+	if o.List != nil {
+		f.Severity = Critical
+		f.Summary = "Vault no longer has a CRL for this issuer. What was measured before is kept, with its time."
+	}
+	return f, true
+}
+
+func noIssuerUsage(o Observation, _ Thresholds, _ time.Time) (Finding, bool) {
+	f := Finding{
+		Severity: Warning,
+		Summary:  "This issuer may not sign CRLs, so revocations of its certificates are published nowhere.",
+	}
+	switch {
+	case o.CannotSign:
+		f.Evidence = "the key usage of its certificate does not include cRLSign"
+		f.Remedy = "Issue certificates from an issuer whose certificate has the key usage cRLSign."
+		f.Citation = "RFC 5280 section 4.2.1.3: cRLSign is asserted when the key is used for verifying signatures on CRLs"
+	case o.UsageForbids:
+		f.Evidence = "Vault's usage of the issuer does not include crl-signing"
+		f.Remedy = "Add crl-signing to the issuer's usage (write to issuer/ISSUER), then read crl/rotate."
+		f.Citation = "Vault builtin/logical/pki/crl_util.go: issuers without the usage crl-signing are skipped, with a warning"
+	default:
+		return Finding{}, false
+	}
+	return f, true
+}

@@ -1,0 +1,127 @@
+package watch
+
+import (
+	"errors"
+	"maps"
+	"slices"
+
+	"github.com/pkiwarden/pkiwarden/crl"
+	"github.com/pkiwarden/pkiwarden/pki"
+)
+
+// steadyReadings is for how many readings, ten minutes apart, counts have to
+// differ before that is more than a revocation under way.
+const steadyReadings = 2
+
+// Findings are the verdicts on what is remembered, as of now.
+func (w *Watch) Findings() []crl.Finding {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	found := w.vaultFindings()
+	if w.asked {
+		if f, ok := crl.LimitFinding(w.limit); ok {
+			found = append(found, f)
+		}
+	}
+	now := w.o.Now()
+	for _, m := range w.ordered() {
+		state := w.mounts[m]
+		found = append(found, crl.MountFindings(state.observe(m, w.own(state.err)))...)
+		for _, l := range state.lists {
+			o := w.observe(m, state, l)
+			found = append(found, crl.Findings(o, w.o.Thresholds, now)...)
+			if delta, ok := w.observeDelta(o, l); ok {
+				found = append(found, crl.Findings(delta, w.o.Thresholds, now)...)
+			}
+		}
+	}
+	return found
+}
+
+// vaultFindings are those on finding mounts at all.
+func (w *Watch) vaultFindings() []crl.Finding {
+	err := w.away
+	if err == nil {
+		err = w.walkErr
+	}
+	found := crl.MountFindings(crl.MountObservation{Subject: "Vault", Err: err})
+	for _, name := range slices.Sorted(maps.Keys(w.namespaces)) {
+		n, subject := w.namespaces[name], "Vault"
+		if name != "" {
+			subject = "namespace " + name
+		}
+		found = append(found, crl.MountFindings(crl.MountObservation{Subject: subject, Err: w.own(n.err)})...)
+		for _, r := range n.refused {
+			found = append(found, crl.MountFindings(crl.MountObservation{Subject: "mount " + r.Name, Refused: r.Reason})...)
+		}
+	}
+	return found
+}
+
+// own is err unless all of Vault is away, which is one finding and not many.
+func (w *Watch) own(err error) error {
+	var redirect *pki.RedirectError
+	if w.away != nil && (errors.Is(err, pki.ErrUnreachable) || errors.Is(err, pki.ErrSealed) || errors.Is(err, pki.ErrNoActiveNode) || errors.As(err, &redirect)) {
+		return nil
+	}
+	return err
+}
+
+func (s *mountState) observe(m pki.Mount, err error) crl.MountObservation {
+	o := crl.MountObservation{Subject: "mount " + m.Name(), Err: err, HistoryErr: s.kept.err}
+	if s.settings.steady >= steadyReadings {
+		o.Drift = s.settings.drift
+	}
+	return o
+}
+
+func (w *Watch) observe(m pki.Mount, state *mountState, l *list) crl.Observation {
+	o := crl.Observation{
+		Subject:      subject(m, l.issuer),
+		List:         l.full.summary,
+		MeasuredAt:   l.full.at,
+		Err:          w.own(l.full.err),
+		CannotSign:   l.cannotSign,
+		UsageForbids: l.usage.forbidden,
+		Issuers:      l.issuers,
+		Limit:        w.limitOf(state),
+		Refused:      state.refused(l),
+		Projection:   l.past.projection,
+		Highest:      l.past.highest,
+		HighestUntil: l.past.highestUntil,
+	}
+	o.Missing = errors.Is(o.Err, pki.ErrNoCRL)
+	if l.past.counted {
+		o.Changes = &l.past.changes
+	}
+	if c := state.settings.config; c != nil {
+		o.AutoRebuildOff = !c.AutoRebuild && !c.Disabled
+	}
+	if s := state.settings.status; s != nil && !s.StartedAt.IsZero() && s.RevokedCerts {
+		o.SafetyBuffer = s.SafetyBuffer
+	}
+	return o
+}
+
+// observeDelta is what is known of the delta of a list, false where there is
+// nothing to say about one.
+func (w *Watch) observeDelta(full crl.Observation, l *list) (crl.Observation, bool) {
+	d := &l.delta
+	return crl.Observation{
+		Subject:    full.Subject + ", delta CRL",
+		List:       d.summary,
+		MeasuredAt: d.at,
+		Err:        w.own(d.err),
+		Limit:      full.Limit,
+		Delta:      true,
+		Base:       full.List,
+	}, d.summary != nil || d.err != nil
+}
+
+// limitOf is the limit of the lists of one mount.
+func (w *Watch) limitOf(s *mountState) crl.Limit {
+	if s.settings.config == nil {
+		return w.limit
+	}
+	return w.limit.WithMaxEntries(s.settings.config.MaxEntries)
+}

@@ -1,0 +1,195 @@
+package watch
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pkiwarden/pkiwarden/crl"
+	"github.com/pkiwarden/pkiwarden/pki"
+)
+
+// State keeps small values under compare-and-swap.
+type State interface {
+	// Get returns nil and "" where there is no value.
+	Get(ctx context.Context, key string) (data []byte, version string, err error)
+	// Put replaces what Get returned with the given version, "" where there was
+	// nothing. Its error wraps [pki.ErrConflict] where the value is another one
+	// by now; nothing is written then.
+	Put(ctx context.Context, key string, data []byte, version string) (newVersion string, err error)
+}
+
+const (
+	// keepEvery is the shortest time between two writings of a mount's record,
+	// and between two attempts at what failed.
+	keepEvery = 5 * time.Minute
+	// keepAtOnce is how many records one unit writes.
+	keepAtOnce = 10
+)
+
+// kept is a mount's record in the state.
+type kept struct {
+	key     string
+	version string
+	record  crl.HistoryRecord // as it was last read; the lists hold what is newer
+	loaded  bool
+	dirty   bool      // the lists hold more than is written
+	tryAt   time.Time // not before
+	err     error     // of the last attempt
+}
+
+// Key is the key of a mount's record: the Vault cluster's ID and the mount's
+// UUID, in lower-case letters, digits, and dashes only.
+func Key(clusterID string, m pki.Mount) string {
+	id := m.UUID
+	if id == "" { // a Vault that does not tell: then the name has to do
+		sum := sha256.Sum256([]byte(m.Name()))
+		id = "name-" + hex.EncodeToString(sum[:8])
+	}
+	plain := strings.Map(func(c rune) rune {
+		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' {
+			return c
+		}
+		return '-'
+	}, strings.ToLower(clusterID+"-"+id))
+	return "crl-" + plain
+}
+
+// pause is the time between two writings.
+func (w *Watch) pause() time.Duration { return min(keepEvery, 5*w.o.Interval) }
+
+// load reads the mount's record once, and adds it to what its lists know.
+// Without it lists are measured all the same, and nothing is written.
+func (w *Watch) load(ctx context.Context, m pki.Mount, state *mountState) {
+	if w.o.State == nil {
+		return
+	}
+	w.mu.Lock()
+	wait := state.kept.loaded || w.o.Now().Before(state.kept.tryAt)
+	w.mu.Unlock()
+	if wait {
+		return
+	}
+	key, record, version, err := w.get(ctx, m)
+	if ctx.Err() != nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k := &state.kept
+	k.err = err
+	if err != nil {
+		k.tryAt = w.o.Now().Add(w.pause())
+		return
+	}
+	// Written first at a time of its own, so that a start makes no burst.
+	*k = kept{key: key, version: version, loaded: true, dirty: k.dirty, tryAt: w.o.Now().Add(state.phase(w.pause()))}
+	state.adopt(record)
+}
+
+func (w *Watch) get(ctx context.Context, m pki.Mount) (key string, record crl.HistoryRecord, version string, err error) {
+	cluster, err := w.o.Vault.ClusterID(ctx)
+	if err != nil {
+		return "", record, "", fmt.Errorf("reading CRL history of mount %s: %w", m.Name(), err)
+	}
+	key = Key(cluster, m)
+	data, version, err := w.o.State.Get(ctx, key)
+	if err == nil && data != nil {
+		record, err = crl.ParseHistoryRecord(data)
+	}
+	if err != nil {
+		return "", record, "", fmt.Errorf("reading CRL history of mount %s, state %q: %w", m.Name(), key, err)
+	}
+	return key, record, version, nil
+}
+
+// adopt adds a record that was read to what the lists know.
+func (s *mountState) adopt(record crl.HistoryRecord) {
+	merged := s.remembered().Merge(record)
+	s.kept.record = merged
+	for _, l := range s.lists {
+		l.past.ListRecord = merged.Lists[l.historyKey()]
+		l.past.projectedAt = time.Time{}
+	}
+}
+
+// remembered is the mount's record as of now: what was read, and what the lists
+// know by now.
+func (s *mountState) remembered() crl.HistoryRecord {
+	now := crl.HistoryRecord{Lists: map[string]crl.ListRecord{}}
+	for _, l := range s.lists {
+		now.Lists[l.historyKey()] = l.past.ListRecord
+	}
+	return s.kept.record.Merge(now)
+}
+
+// save writes the records that have changed and whose time has come. Where
+// somebody else has written one, it is read and merged, and written later.
+func (w *Watch) save(ctx context.Context) {
+	if w.o.State == nil {
+		return
+	}
+	for range keepAtOnce {
+		m, state := w.unsaved()
+		if state == nil || ctx.Err() != nil {
+			return
+		}
+		w.mu.Lock()
+		record := state.remembered()
+		k := state.kept
+		state.kept.dirty = false // what comes from now on is not in the record
+		w.mu.Unlock()
+		record.Mount = m.Name()
+		version, err := w.put(ctx, k, record)
+		var merged bool
+		if errors.Is(err, pki.ErrConflict) {
+			_, record, version, err = w.get(ctx, m)
+			merged = err == nil
+		}
+		w.mu.Lock()
+		k = state.kept
+		k.tryAt, k.err = w.o.Now().Add(w.pause()), err
+		k.dirty = k.dirty || err != nil || merged
+		if err == nil {
+			k.version = version
+		}
+		state.kept = k
+		if merged {
+			state.adopt(record)
+		} else if err == nil {
+			state.kept.record = record
+		}
+		w.mu.Unlock()
+	}
+}
+
+// unsaved is a mount whose record is due to be written, nil without one.
+func (w *Watch) unsaved() (pki.Mount, *mountState) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := w.o.Now()
+	for m, state := range w.mounts {
+		if k := state.kept; k.loaded && k.dirty && !now.Before(k.tryAt) {
+			return m, state
+		}
+	}
+	return pki.Mount{}, nil
+}
+
+func (w *Watch) put(ctx context.Context, k kept, record crl.HistoryRecord) (version string, err error) {
+	data, dropped, err := record.Encode(crl.MaxHistoryRecord)
+	if err == nil {
+		if len(dropped) > 0 {
+			w.o.Log.Warn("CRL history has more lists than a record holds; those unseen for longest are left out", "state", k.key, "lists", len(dropped))
+		}
+		version, err = w.o.State.Put(ctx, k.key, data, k.version)
+	}
+	if err != nil {
+		return "", fmt.Errorf("writing CRL history, state %q: %w", k.key, err)
+	}
+	return version, nil
+}

@@ -1,0 +1,247 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"time"
+
+	"github.com/pkiwarden/pkiwarden/pki"
+)
+
+const (
+	// parallel is how many requests are under way at once. One would do for the
+	// work; the others are there so that a list that takes Vault a minute to
+	// build does not keep the rest waiting.
+	parallel = 4
+
+	// stuckAfter is how long a request is under way before others are begun
+	// beside it although the unit should end.
+	stuckAfter = 5 * time.Second
+	// unitAtMost bounds a unit all the same: its end is the loop's heartbeat.
+	unitAtMost = 5 * time.Minute
+
+	// backoffMax is the longest time between two attempts at what goes on
+	// failing, unless the interval is longer.
+	backoffMax = 5 * time.Minute
+
+	// startGap is the time between two mounts when they are first looked at.
+	startGap = 200 * time.Millisecond
+)
+
+// schedule says when something is due. The zero value is due now.
+type schedule struct {
+	key      string // decides the phase
+	due      time.Time
+	failures int // since it last worked
+	running  bool
+}
+
+// phase spreads keys evenly over the interval: the same key has the same place
+// in every process.
+func (s *schedule) phase(interval time.Duration) time.Duration {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(s.key)) // never fails
+	// FNV alone leaves keys that differ in their last octets close together.
+	x := h.Sum64()
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	return time.Duration(float64(interval) * (float64(x>>11) / (1 << 53)))
+}
+
+// slot is the first instant after which is phase past a multiple of interval.
+func (s *schedule) slot(after time.Time, interval time.Duration) time.Time {
+	past := time.Duration((after.UnixNano() - int64(s.phase(interval))) % int64(interval))
+	if past < 0 {
+		past += interval
+	}
+	// Add keeps the monotonic clock: a jump of the wall clock moves nothing.
+	return after.Add(interval - past)
+}
+
+// next moves what was attempted at now to its next slot, a tenth of the
+// interval earlier or later by chance, or to the end of its back-off.
+func (s *schedule) next(now time.Time, interval time.Duration, failed bool, chance float64) {
+	if !failed {
+		s.failures = 0
+		jitter := time.Duration((2*chance - 1) * float64(interval) / 10)
+		s.due = s.slot(now.Add(interval/2), interval).Add(jitter)
+		return
+	}
+	s.failures++
+	pause := interval
+	for range s.failures - 1 {
+		pause = min(2*pause, max(interval, backoffMax))
+	}
+	s.due = now.Add(pause*9/10 + time.Duration(chance*float64(pause)/5))
+}
+
+// task is one thing to do when its schedule says so.
+type task struct {
+	*schedule
+	run       func(context.Context) error
+	failed    *error // where the error of run is remembered, unless it is all of Vault's
+	startedAt time.Time
+}
+
+type result struct {
+	*task
+	err error
+}
+
+// OnceUntil does what is due: looks for mounts, lists issuers, measures lists,
+// each about once per interval and at a time of its own, so that hundreds of
+// mounts make no bursts. It says when the next is due, and reports the findings.
+//
+// What fails alone is a finding, and is tried again after a back-off of its own
+// that grows to five minutes; the others go on. An error says that nothing can
+// be measured: Vault is away or sealed, or no mount can be found.
+func (w *Watch) OnceUntil(ctx context.Context) (next time.Time, err error) {
+	done := make(chan result)
+	running := map[*task]bool{}
+	began := w.o.Now()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		if err == nil && ctx.Err() == nil && !w.ending(began, running) {
+			for _, t := range w.take(parallel - len(running)) {
+				running[t] = true
+				go func() { done <- result{t, t.run(ctx)} }()
+			}
+		}
+		if len(running) == 0 {
+			break
+		}
+		select {
+		case r := <-done:
+			delete(running, r.task)
+			if e := w.settle(ctx, r); err == nil {
+				err = e
+			}
+		case <-tick.C: // something else may be due, or stuck
+		}
+	}
+	if ctx.Err() != nil {
+		return time.Time{}, ctx.Err() // what was cut short says nothing about Vault
+	}
+	w.conclude(ctx, err)
+	if err == nil {
+		err = w.blind()
+	}
+	return w.earliest(), err
+}
+
+// ending tells whether the unit begins nothing more.
+func (w *Watch) ending(began time.Time, running map[*task]bool) bool {
+	now := w.o.Now()
+	if now.Sub(began) < w.o.Interval {
+		return false
+	}
+	for t := range running {
+		if now.Sub(t.startedAt) >= stuckAfter {
+			return now.Sub(began) >= unitAtMost
+		}
+	}
+	return true
+}
+
+// take marks at most n tasks that are due as running: the longest due first.
+func (w *Watch) take(n int) []*task {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := w.o.Now()
+	var taken []*task
+	for range n {
+		var first *task
+		for t := range w.tasks() {
+			if !t.running && !t.due.After(now) && (first == nil || t.due.Before(first.due)) {
+				first = &t
+			}
+		}
+		if first == nil {
+			break
+		}
+		first.running, first.startedAt = true, now
+		taken = append(taken, first)
+	}
+	return taken
+}
+
+// settle schedules a task anew. Its error is one that concerns all of Vault.
+func (w *Watch) settle(ctx context.Context, r result) error {
+	away := r.err != nil && w.isAway(ctx, r.err)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r.running = false
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case away:
+		return r.err // nobody's fault: it stays due
+	}
+	*r.failed = r.err
+	r.next(w.o.Now(), w.o.Interval, r.err != nil, w.o.Random())
+	return nil
+}
+
+// isAway tells whether err, of one request, means that all others would fail
+// too. A request that was not answered is not enough: Vault may be taking its
+// time over one list.
+func (w *Watch) isAway(ctx context.Context, err error) bool {
+	var redirect *pki.RedirectError
+	if errors.Is(err, pki.ErrSealed) || errors.Is(err, pki.ErrNoActiveNode) || errors.As(err, &redirect) {
+		return true
+	}
+	if !errors.Is(err, pki.ErrUnreachable) {
+		return false
+	}
+	_, err = w.o.Vault.ClusterID(ctx)
+	return err != nil
+}
+
+// earliest is when the next task is due.
+func (w *Watch) earliest() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var first time.Time
+	for t := range w.tasks() {
+		if first.IsZero() || t.due.Before(first) {
+			first = t.due
+		}
+	}
+	return first
+}
+
+// tasks are all that there is to do, in no order. The caller holds w.mu.
+func (w *Watch) tasks() func(yield func(task) bool) {
+	return func(yield func(task) bool) {
+		if !yield(task{schedule: &w.walk, failed: &w.walkErr, run: w.findNamespaces}) {
+			return
+		}
+		for name, n := range w.namespaces {
+			if !yield(task{schedule: &n.schedule, failed: &n.err, run: func(ctx context.Context) error { return w.findMounts(ctx, name) }}) {
+				return
+			}
+		}
+		for m, state := range w.mounts {
+			if !yield(task{schedule: &state.schedule, failed: &state.err, run: func(ctx context.Context) error { return w.look(ctx, m) }}) {
+				return
+			}
+			for _, l := range state.lists {
+				if l.cannotSign {
+					continue
+				}
+				if !yield(task{schedule: &l.schedule, failed: &l.full.err, run: func(ctx context.Context) error { return w.measure(ctx, m, l, false) }}) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// listKeyText is a list's place among all others, for its phase.
+func listKeyText(m pki.Mount, k listKey) string {
+	return fmt.Sprintf("list %s %s %x %x", m.Namespace, m.Path, k.subject, k.publicKey)
+}

@@ -1,0 +1,163 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pkiwarden/pkiwarden/pki"
+)
+
+const (
+	// settingsFor is how long what explains a mount's lists is taken to hold.
+	settingsFor = 10 * time.Minute
+	// usageFor is how long an issuer's usage, or that it may not be read, is.
+	usageFor = time.Hour
+)
+
+// settings are what Vault says about a mount's lists, where it may be read.
+type settings struct {
+	readAt time.Time
+	config *pki.CRLConfig  // nil: not known
+	status *pki.TidyStatus // nil: not known
+	drift  int64           // revocations that Vault counts more than are listed, see drifted
+	steady int             // for how many readings drift has been the same way
+}
+
+// usage is whether Vault's own usage of an issuer lets it sign lists.
+type usage struct {
+	askedAt   time.Time
+	forbidden bool
+}
+
+// readSettings reads a mount's config/crl and tidy-status, at most every ten
+// minutes. A right that the policy lacks leaves unknown what it hides; whoever
+// needs it says so.
+func (w *Watch) readSettings(ctx context.Context, m pki.Mount, state *mountState) error {
+	w.mu.Lock()
+	fresh := !state.settings.readAt.IsZero() && w.o.Now().Sub(state.settings.readAt) < settingsFor
+	w.mu.Unlock()
+	if fresh {
+		return nil
+	}
+	var read settings
+	var denied *pki.PermissionError
+	var refused *pki.RefusedError // a version without the path
+	if c, err := w.o.Vault.CRLConfig(ctx, m); err == nil {
+		read.config = &c
+	} else if !errors.As(err, &denied) && !errors.As(err, &refused) {
+		return fmt.Errorf("explaining the CRLs of mount %s: %w", m.Name(), err)
+	}
+	if s, err := w.o.Vault.TidyStatus(ctx, m); err == nil {
+		read.status = &s
+	} else if !errors.As(err, &denied) && !errors.As(err, &refused) {
+		return fmt.Errorf("explaining the CRLs of mount %s: %w", m.Name(), err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	read.readAt = w.o.Now()
+	if drift, known := state.drifted(read); known {
+		read.drift, read.steady = drift, 1
+		if was := state.settings; was.steady > 0 && (was.drift > 0) == (drift > 0) {
+			read.steady = was.steady + 1
+		}
+	}
+	state.settings = read
+	return nil
+}
+
+// drifted is by how many revocations Vault's count, where it keeps one that it
+// trusts, is ahead of what the mount's lists hold; it is known, and not zero,
+// only where the two ought to agree and do not. Revoked issuers are listed
+// without being counted.
+//
+// The count comes from maintain_stored_certificate_counts, is kept in 32 bits
+// without a sign, and may wrap below zero (builtin/logical/pki/metrics.go).
+func (s *mountState) drifted(read settings) (drift int64, known bool) {
+	const wrapped = 1 << 31
+	if read.status == nil || read.status.RevokedCount == nil || read.status.CountingError != "" || read.config == nil || read.config.Disabled ||
+		*read.status.RevokedCount >= wrapped || read.status.State.Active() || !s.listed {
+		return 0, false
+	}
+	listed, slack := int64(0), int64(0)
+	for _, l := range s.lists {
+		if l.cannotSign || l.full.summary == nil || l.full.err != nil {
+			return 0, false
+		}
+		if read.config.AutoRebuild && !l.overdue(*read.config, read.readAt) {
+			return 0, false // what is missing is to come by itself
+		}
+		listed += l.full.summary.Entries
+		slack += int64(l.issuers)
+	}
+	drift = *read.status.RevokedCount - listed
+	if len(s.lists) == 0 || -slack <= drift && drift <= 0 {
+		return 0, false
+	}
+	return drift, true
+}
+
+// overdue tells whether a mount that rebuilds by time should have rebuilt the
+// list by now: it does so a grace period before the expiry.
+func (l *list) overdue(c pki.CRLConfig, now time.Time) bool {
+	const late = time.Hour
+	return c.Expiry > c.GracePeriod && now.Sub(l.full.summary.ThisUpdate) > c.Expiry-c.GracePeriod+late
+}
+
+// readUsage asks why an issuer has no list, or an old one: Vault skips issuers
+// whose usage does not include crl-signing. It is asked once an hour, and only
+// where there is something to explain.
+func (w *Watch) readUsage(ctx context.Context, m pki.Mount, l *list) {
+	w.mu.Lock()
+	now := w.o.Now()
+	s := l.full.summary
+	odd := l.none() || s != nil && !s.NextUpdate.IsZero() && s.NextUpdate.Sub(now) < s.NextUpdate.Sub(s.ThisUpdate)/6
+	asked := now.Sub(l.usage.askedAt) < usageFor && !l.usage.askedAt.IsZero()
+	if !odd {
+		l.usage = usage{}
+	}
+	issuer := l.issuer.ID
+	w.mu.Unlock()
+	if !odd || asked {
+		return
+	}
+	may, err := w.o.Vault.MaySignCRLs(ctx, m, issuer)
+	if ctx.Err() != nil {
+		return
+	}
+	w.mu.Lock()
+	l.usage = usage{askedAt: now, forbidden: err == nil && !may}
+	w.mu.Unlock()
+}
+
+// refusal is that Vault could not store a list that it built.
+type refusal struct {
+	err error
+	at  time.Time
+}
+
+// NoteRefused tells what Vault's answer to rebuilding the lists of a mount was:
+// nil, or an error. One wrapping [pki.TooLargeError] is a finding until lists
+// are measured that were built later, or until the next answer.
+func (w *Watch) NoteRefused(m pki.Mount, err error) {
+	var tooLarge *pki.TooLargeError
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	state := w.mounts[m]
+	switch {
+	case state == nil:
+	case err == nil:
+		state.refusal = refusal{}
+	case errors.As(err, &tooLarge):
+		state.refusal = refusal{tooLarge, w.o.Now()}
+	}
+}
+
+// refused is the refusal that the list still suffers from.
+func (s *mountState) refused(l *list) error {
+	if s.refusal.err == nil || l.full.summary != nil && l.full.summary.ThisUpdate.After(s.refusal.at) {
+		return nil
+	}
+	return s.refusal.err
+}
