@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// Observation is what is known of one list: that of an issuer, or its delta.
-// What is not known is zero, and no rule reads it as anything else.
+// Observation is what is known of one list, that of an issuer or its delta, or
+// of a mount apart from its lists. What is not known is zero, and no rule reads
+// it as anything else.
 type Observation struct {
 	Subject string // for example "mount pki, issuer root-2026"
 
@@ -41,6 +42,14 @@ type Observation struct {
 	// the full list that it is to be combined with, nil while there is none.
 	Delta bool
 	Base  *Summary
+
+	// Of a mount.
+	MountRefused string // why nothing is asked of it
+	HistoryErr   error  // of reading or writing what is remembered of its lists
+	// Drift is by how many revocations Vault's own count is ahead of what the
+	// lists hold, where the two ought to agree and have not for more than one
+	// reading.
+	Drift int64
 }
 
 // Thresholds say from when on a list is a finding.
@@ -86,6 +95,9 @@ var rules = []rule{
 	{"crl-number-backwards", numberBackwards},
 	{"crl-removed-early", removedEarly},
 	{"crl-delta-without-base", deltaWithoutBase},
+	{"crl-mount-refused", mountRefused},
+	{"crl-history-unreadable", historyUnreadable},
+	{"crl-count-drift", countDrift},
 }
 
 // Findings are the verdicts of all rules on one list.

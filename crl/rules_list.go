@@ -77,8 +77,8 @@ func notVerifiable(o Observation, _ Thresholds, _ time.Time) (Finding, bool) {
 		Severity: Unknown,
 		Summary:  "The CRL's signature is of a kind that is not verified here, so nothing is said about the list.",
 		Evidence: o.Err.Error(),
-		Remedy:   "Watch this issuer's CRL by other means, or sign with RSA or ECDSA and SHA-2.",
-		Citation: "RFC 8032 section 5.1.7: Ed25519 is verified over the message, not over its digest",
+		Remedy:   "Watch this issuer's CRL by other means, or sign with RSA, ECDSA or Ed25519.",
+		Citation: "RFC 6151 (MD5), FIPS 186-5 section 1 (DSA); RFC 8032 section 5.1.7: Ed25519 is verified over the whole list, which needs a spool",
 	}, true
 }
 

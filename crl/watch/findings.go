@@ -26,7 +26,7 @@ func (w *Watch) Findings() []crl.Finding {
 	now := w.o.Now()
 	for _, m := range w.ordered() {
 		state := w.mounts[m]
-		found = append(found, crl.MountFindings(state.observe(m, w.own(state.err)))...)
+		found = append(found, crl.Findings(state.observe(m, w.own(state.err)), w.o.Thresholds, now)...)
 		for _, l := range state.lists {
 			o := w.observe(m, state, l)
 			found = append(found, crl.Findings(o, w.o.Thresholds, now)...)
@@ -44,15 +44,16 @@ func (w *Watch) vaultFindings() []crl.Finding {
 	if err == nil {
 		err = w.walkErr
 	}
-	found := crl.MountFindings(crl.MountObservation{Subject: "Vault", Err: err})
+	verdicts := func(o crl.Observation) []crl.Finding { return crl.Findings(o, w.o.Thresholds, w.o.Now()) }
+	found := verdicts(crl.Observation{Subject: "Vault", Err: err})
 	for _, name := range slices.Sorted(maps.Keys(w.namespaces)) {
 		n, subject := w.namespaces[name], "Vault"
 		if name != "" {
 			subject = "namespace " + name
 		}
-		found = append(found, crl.MountFindings(crl.MountObservation{Subject: subject, Err: w.own(n.err)})...)
+		found = append(found, verdicts(crl.Observation{Subject: subject, Err: w.own(n.err)})...)
 		for _, r := range n.refused {
-			found = append(found, crl.MountFindings(crl.MountObservation{Subject: "mount " + r.Name, Refused: r.Reason})...)
+			found = append(found, verdicts(crl.Observation{Subject: "mount " + r.Name, MountRefused: r.Reason})...)
 		}
 	}
 	return found
@@ -67,8 +68,8 @@ func (w *Watch) own(err error) error {
 	return err
 }
 
-func (s *mountState) observe(m pki.Mount, err error) crl.MountObservation {
-	o := crl.MountObservation{Subject: "mount " + m.Name(), Err: err, HistoryErr: s.kept.err}
+func (s *mountState) observe(m pki.Mount, err error) crl.Observation {
+	o := crl.Observation{Subject: "mount " + m.Name(), Err: err, HistoryErr: s.kept.err}
 	if s.settings.steady >= steadyReadings {
 		o.Drift = s.settings.drift
 	}

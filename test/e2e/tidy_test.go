@@ -118,7 +118,7 @@ func (v *tidyVault) Measure(ctx context.Context, m pki.Mount) ([]pki.CRL, error)
 	}
 	var lists []pki.CRL
 	for _, issuer := range issuers {
-		body, err := v.vault.CRL(ctx, m, issuer.ID, vaultpki.FormJSON)
+		body, err := v.vault.CRL(ctx, m, pki.CRLRequest{IssuerID: issuer.ID, Form: vaultpki.FormJSON})
 		if err != nil {
 			return nil, err
 		}
@@ -265,7 +265,7 @@ func TestVaultAdapter(t *testing.T) {
 	}
 	var forms []crl.Summary
 	for _, form := range []string{vaultpki.FormJSON, vaultpki.FormDER} {
-		body, err := v.vault.CRL(v.ctx, v.mount, issuers[0].ID, form)
+		body, err := v.vault.CRL(v.ctx, v.mount, pki.CRLRequest{IssuerID: issuers[0].ID, Form: form})
 		must(t, err)
 		summary, err := crl.Scan(body, crl.Options{})
 		must(t, err)
@@ -342,10 +342,10 @@ func TestVaultAdapterRefusals(t *testing.T) {
 	}
 	issuers, err := nothing.Issuers(v.ctx, v.mount)
 	must(t, err)
-	if _, err := nothing.CRL(v.ctx, v.mount, "no-such-issuer", vaultpki.FormDER); err == nil {
+	if _, err := nothing.CRL(v.ctx, v.mount, pki.CRLRequest{IssuerID: "00000000-0000-4000-8000-000000000000", Form: vaultpki.FormDER}); err == nil {
 		t.Error("a CRL of no issuer")
 	}
-	body, err := nothing.CRL(v.ctx, v.mount, issuers[0].ID, vaultpki.FormDER)
+	body, err := nothing.CRL(v.ctx, v.mount, pki.CRLRequest{IssuerID: issuers[0].ID, Form: vaultpki.FormDER})
 	must(t, err)
 	_, err = io.Copy(io.Discard, body)
 	must(t, err)
