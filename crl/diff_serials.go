@@ -10,8 +10,11 @@ import (
 )
 
 const (
-	serialsMemory = 4 << 20 // of octets held by a Serials before it writes them out: about 190,000 of 20 octets
-	maxRuns       = 64      // that are merged at a time
+	// serialsMemory is how many octets of serial numbers a Serials holds before it
+	// writes them out: 112,000 of Vault's, so that a list within its default
+	// max_crl_entries of 100,000 takes no scratch space.
+	serialsMemory = 9 << 18
+	maxRuns       = 128 // that are merged at a time
 	runBuffer     = 16 << 10
 )
 
@@ -22,7 +25,7 @@ type Scratch interface {
 }
 
 // Serials is the serial numbers of one list, gathered while it is scanned, in
-// memory that does not grow with the list: up to 4 MiB of them, and beyond
+// memory that does not grow with the list: up to 2.25 MiB of them, and beyond
 // that they are in scratch space, as sorted runs. In the order of Vault's own
 // lists, or nearly so, that takes one sequential write; in any other order, an
 // external merge sort.

@@ -397,7 +397,7 @@ func TestDiffMemory(t *testing.T) {
 		if want := (Difference{Added: 20000, Removed: 10000, Kept: 990000}); d != want {
 			t.Errorf("sorted %t: %+v, want %+v", sorted, d, want)
 		}
-		if grown > 32<<20 {
+		if grown > 24<<20 {
 			t.Errorf("sorted %t: the heap grew by %d bytes", sorted, grown)
 		}
 	}
