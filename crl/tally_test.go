@@ -153,7 +153,7 @@ func TestTallyHistories(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
 			var lists, exact, changed int
-			for seed := range uint64(1000) {
+			for seed := range uint64(500) {
 				h := history{random: mathrand.New(mathrand.NewPCG(seed, 9)), now: 1_700_000_000, list: bag{}}
 				var mark *Mark
 				var previous bag
