@@ -77,9 +77,6 @@ func TestDiffAgainstSets(t *testing.T) {
 		return string(b)
 	}
 	byNumber := func(a, b string) int { return toInt([]byte(a)).Cmp(toInt([]byte(b))) }
-	byOctets := func(a, b string) int {
-		return strings.Compare(hex.EncodeToString([]byte(a)), hex.EncodeToString([]byte(b)))
-	}
 	orders := map[string]func([]string){
 		"random":    func(s []string) {},
 		"by octets": func(s []string) { slices.Sort(s) },
