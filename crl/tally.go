@@ -3,7 +3,6 @@ package crl
 import (
 	"encoding/binary"
 	"fmt"
-	"math/bits"
 	"strconv"
 	"time"
 )
@@ -24,8 +23,20 @@ func ageClass(age int64) int {
 	if age <= 0 {
 		return 0
 	}
-	return min(1+bits.Len64(uint64(age-1)>>12), ages-1)
+	return int(classOf[min((age-1)>>12, int64(len(classOf)-1))])
 }
+
+// classOf is the class by age in units of 4096 s.
+var classOf = func() (table [1<<(ages-3) + 1]uint8) {
+	for units := range table {
+		class := uint8(1)
+		for rest := units; rest > 0; rest /= 2 {
+			class++
+		}
+		table[units] = class
+	}
+	return table
+}()
 
 // oldest is the age in seconds that no entry of the class exceeds. There is none
 // for the last class.
@@ -337,7 +348,12 @@ func expand(key [2]uint64) *[4]uint64 {
 	return &[4]uint64{key[0] ^ 0xa0761d6478bd642f, key[1] ^ 0xe7037ed1a0b428db, key[0] ^ 0x8ebc6af09c88c6e3, key[1] ^ 0x589965cc75374cc3}
 }
 
+// fold multiplies to 128 bits and lays the halves over each other: the product
+// of the schoolbook, in digits of 32 bits.
 func fold(a, b uint64) uint64 {
-	high, low := bits.Mul64(a, b)
-	return high ^ low
+	const low = 1<<32 - 1
+	a0, a1, b0, b1 := a&low, a>>32, b&low, b>>32
+	t := a1*b0 + a0*b0>>32
+	u := t&low + a0*b1
+	return a*b ^ (a1*b1 + t>>32 + u>>32)
 }
