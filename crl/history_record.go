@@ -1,0 +1,289 @@
+package crl
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// MaxHistoryRecord is what a [HistoryRecord] may take. A list takes 2 to 4 KiB
+// of it with its whole history, below 2 KiB with one sample a day.
+const MaxHistoryRecord = 64 << 10
+
+const (
+	historyVersion = 1
+	// maxSamples bounds what is decoded; a History has far fewer.
+	maxSamples = 1 << 12
+	// maxLabel bounds the names that people gave and that a record repeats.
+	maxLabel = 200
+)
+
+// HistoryRecord is what is remembered of the lists of one mount, as it is
+// stored: a JSON object with a version.
+type HistoryRecord struct {
+	Mount string                // its name, for a person who reads this
+	Lists map[string]ListRecord // by [HistoryKey]
+}
+
+// ListRecord is what is remembered of one list.
+type ListRecord struct {
+	Issuer  string  `json:"issuer,omitempty"` // its label, for a person who reads this
+	History History `json:"history"`
+	Mark    *Mark   `json:"mark,omitempty"` // of the last list, to compare the next one with
+}
+
+// HistoryKey is the key of the list of an issuer: in hexadecimal, the SHA-256
+// of the DER of its name and of its key. Vault keeps one list for each such
+// pair, however many issuers share it.
+func HistoryKey(rawSubject, rawSubjectPublicKeyInfo []byte) string {
+	h := sha256.New()
+	h.Write(rawSubject)
+	h.Write(rawSubjectPublicKeyInfo) // both are DER, which says where it ends
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Merge is what both remember: for a record that somebody else has written
+// between reading and writing. It is commutative, associative and idempotent.
+func (r HistoryRecord) Merge(other HistoryRecord) HistoryRecord {
+	merged := HistoryRecord{Mount: max(r.Mount, other.Mount), Lists: map[string]ListRecord{}}
+	maps.Copy(merged.Lists, r.Lists)
+	for key, l := range other.Lists {
+		merged.Lists[key] = merged.Lists[key].merge(l)
+	}
+	return merged
+}
+
+func (l ListRecord) merge(other ListRecord) ListRecord {
+	merged := ListRecord{Issuer: l.Issuer, History: l.History.Merge(other.History), Mark: l.Mark}
+	mine, _ := l.History.Latest()
+	theirs, _ := other.History.Latest()
+	if c := mine.compare(theirs); c < 0 || c == 0 && l.Issuer < other.Issuer {
+		merged.Issuer = other.Issuer
+	}
+	if other.Mark.after(l.Mark) {
+		merged.Mark = other.Mark
+	}
+	return merged
+}
+
+// after tells whether m is the one to keep of the two: that of the later list.
+func (m *Mark) after(other *Mark) bool {
+	if m == nil || other == nil {
+		return m != nil
+	}
+	if c := cmp.Or(cmp.Compare(m.ThisUpdate, other.ThisUpdate), cmp.Compare(m.Entries, other.Entries)); c != 0 {
+		return c > 0
+	}
+	a, errA := json.Marshal(m)
+	b, errB := json.Marshal(other)
+	return errA == nil && errB == nil && bytes.Compare(a, b) > 0
+}
+
+// storedRecord is the JSON form.
+type storedRecord struct {
+	Version int                   `json:"version"`
+	Mount   string                `json:"mount,omitempty"`
+	Lists   map[string]ListRecord `json:"lists"`
+}
+
+// Encode is the stored form, of at most maxBytes. Where it would be longer, all
+// lists keep one sample a day only; where it still would, those that were not
+// seen for the longest time are left out, and their keys returned.
+func (r HistoryRecord) Encode(maxBytes int) (data []byte, dropped []string, err error) {
+	stored := storedRecord{Version: historyVersion, Mount: cut(r.Mount), Lists: map[string]ListRecord{}}
+	for key, l := range r.Lists {
+		if len(l.History.samples) == 0 {
+			continue // nothing is remembered of it
+		}
+		l.Issuer = cut(l.Issuer)
+		stored.Lists[key] = l
+	}
+	data, err = json.Marshal(stored)
+	if err != nil || len(data) <= maxBytes {
+		return data, nil, err
+	}
+	for key, l := range stored.Lists {
+		l.History.samples = thin(l.History.samples, []tier{tiers[0], tiers[len(tiers)-1]})
+		stored.Lists[key] = l
+	}
+	unseen := slices.SortedFunc(maps.Keys(stored.Lists), func(a, b string) int {
+		return cmp.Or(stored.Lists[a].History.SeenAt().Compare(stored.Lists[b].History.SeenAt()), strings.Compare(a, b))
+	})
+	for {
+		data, err = json.Marshal(stored)
+		if err != nil || len(data) <= maxBytes {
+			return data, dropped, err
+		}
+		if len(unseen) == 0 {
+			return nil, dropped, fmt.Errorf("encoding CRL history: %d bytes are not enough for a record without lists", maxBytes)
+		}
+		delete(stored.Lists, unseen[0])
+		dropped, unseen = append(dropped, unseen[0]), unseen[1:]
+	}
+}
+
+func cut(label string) string {
+	if len(label) <= maxLabel {
+		return label
+	}
+	return strings.ToValidUTF8(label[:maxLabel], "") + "…"
+}
+
+// ParseHistoryRecord reads what Encode wrote. What another version wrote, or
+// what was damaged since, is an error, and never taken for an empty record.
+func ParseHistoryRecord(data []byte) (HistoryRecord, error) {
+	fail := func(err error) (HistoryRecord, error) {
+		return HistoryRecord{}, fmt.Errorf("reading CRL history (delete the record to begin anew): %w", err)
+	}
+	if err := checkVersion(data); err != nil {
+		return fail(err)
+	}
+	var stored storedRecord
+	if err := json.Unmarshal(data, &stored); err != nil {
+		return fail(fmt.Errorf("it is damaged: %w", err))
+	}
+	for key, l := range stored.Lists {
+		if raw, err := hex.DecodeString(key); err != nil || len(raw) != sha256.Size {
+			return fail(fmt.Errorf("it is damaged: %.100q is no key of a list", key))
+		}
+		if len(l.History.samples) == 0 {
+			return fail(fmt.Errorf("it is damaged: list %s has no samples", key))
+		}
+		if l.Mark != nil && !l.Mark.usable() {
+			l.Mark = nil // of another version: counting begins anew, which is said by the counts
+			stored.Lists[key] = l
+		}
+	}
+	if stored.Lists == nil {
+		return fail(errors.New(`it is damaged: it has no "lists"`))
+	}
+	return HistoryRecord{Mount: stored.Mount, Lists: stored.Lists}, nil
+}
+
+// checkVersion looks at the version alone, since what another one wrote need
+// not look like ours.
+func checkVersion(data []byte) error {
+	var v struct {
+		Version int `json:"version"`
+	}
+	switch err := json.Unmarshal(data, &v); {
+	case err != nil:
+		return fmt.Errorf("it is damaged: %w", err)
+	case v.Version == 0:
+		return errors.New(`it is damaged: it has no "version"`)
+	case v.Version != historyVersion:
+		return fmt.Errorf("it has version %d, this pkiwarden knows version %d: run one version only", v.Version, historyVersion)
+	}
+	return nil
+}
+
+// storedHistory is the JSON form of a History. Samples is base64 without
+// padding: for each sample the differences to the one before it as varints,
+// then the CRC-32 of all that.
+type storedHistory struct {
+	Version int    `json:"version"`
+	Samples string `json:"samples"`
+}
+
+// MarshalJSON writes a versioned form, which differs only where histories do.
+func (h History) MarshalJSON() ([]byte, error) {
+	var b []byte
+	var last [8]int64
+	for _, s := range h.samples {
+		row := s.row()
+		for i, n := range row {
+			b = binary.AppendVarint(b, n-last[i])
+		}
+		last = row
+	}
+	if len(b) > 0 {
+		b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
+	}
+	return json.Marshal(storedHistory{historyVersion, base64.RawStdEncoding.EncodeToString(b)})
+}
+
+// row is a sample as numbers.
+func (s Sample) row() [8]int64 {
+	counted := int64(0)
+	if !s.CountedFrom.IsZero() {
+		counted = s.CountedFrom.Unix()
+	}
+	// The hours that the list was current for: mostly none, which is one octet.
+	hours := s.At.Unix()/3600 - s.ThisUpdate.Unix()/3600
+	return [8]int64{s.ThisUpdate.Unix(), hours, s.Number, s.Bytes, s.Entries, counted, s.Added, s.Removed}
+}
+
+func sampleOf(row [8]int64) Sample {
+	s := Sample{
+		ThisUpdate: time.Unix(row[0], 0), At: time.Unix((row[0]/3600+row[1])*3600, 0),
+		Number: row[2], Bytes: row[3], Entries: row[4], Added: row[6], Removed: row[7],
+	}
+	s.CountedFrom = time.Unix(row[5], 0)
+	return s.normal()
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote; anything else is an error.
+func (h *History) UnmarshalJSON(data []byte) error {
+	if err := checkVersion(data); err != nil {
+		return fmt.Errorf("reading samples: %w", err)
+	}
+	var stored storedHistory
+	if err := json.Unmarshal(data, &stored); err != nil {
+		return fmt.Errorf("reading samples: it is damaged: %w", err)
+	}
+	samples, err := decodeSamples(stored.Samples)
+	if err != nil {
+		return fmt.Errorf("reading samples: it is damaged: %w", err)
+	}
+	h.samples = samples
+	return nil
+}
+
+func decodeSamples(text string) ([]Sample, error) {
+	if text == "" {
+		return nil, nil
+	}
+	b, err := base64.RawStdEncoding.Strict().DecodeString(text)
+	if err != nil {
+		return nil, err
+	}
+	at := len(b) - crc32.Size
+	if at <= 0 || crc32.ChecksumIEEE(b[:at]) != binary.BigEndian.Uint32(b[at:]) {
+		return nil, errors.New("its checksum is wrong")
+	}
+	b = b[:at]
+	var samples []Sample
+	var row [8]int64
+	for len(b) > 0 {
+		for i := range row {
+			difference, n := binary.Varint(b)
+			if n <= 0 {
+				return nil, fmt.Errorf("sample %d is cut short", len(samples))
+			}
+			row[i] += difference
+			b = b[n:]
+		}
+		s := sampleOf(row)
+		switch n := len(samples); {
+		case n == maxSamples:
+			return nil, fmt.Errorf("it has more than %d samples", maxSamples)
+		case !s.valid():
+			return nil, fmt.Errorf("sample %d is none", n)
+		case n > 0 && samples[n-1].compare(s) >= 0:
+			return nil, fmt.Errorf("sample %d is out of order", n)
+		}
+		samples = append(samples, s)
+	}
+	return samples, nil
+}
