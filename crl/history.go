@@ -125,17 +125,19 @@ func (h History) Next(s Summary, at time.Time, previous *Mark, changes Changes, 
 
 // Merge is what both remember.
 func (h History) Merge(other History) History {
-	all := append(slices.Clone(h.samples), other.samples...)
-	slices.SortStableFunc(all, Sample.compare)
-	union := all[:0]
-	for _, s := range all {
-		if n := len(union); n > 0 && union[n-1].sameList(s) {
-			union[n-1] = union[n-1].join(s)
-			continue
+	a, b := h.samples, other.samples
+	union := make([]Sample, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		switch c := a[0].compare(b[0]); {
+		case c < 0:
+			union, a = append(union, a[0]), a[1:]
+		case c > 0:
+			union, b = append(union, b[0]), b[1:]
+		default:
+			union, a, b = append(union, a[0].join(b[0])), a[1:], b[1:]
 		}
-		union = append(union, s)
 	}
-	return History{thin(union, tiers)}
+	return History{thin(append(append(union, a...), b...), tiers)}
 }
 
 // thin keeps what the tiers keep of samples in order.
@@ -190,8 +192,10 @@ func (s Sample) larger(other Sample) bool {
 
 // compare orders lists by time. It is 0 for the same list only.
 func (s Sample) compare(other Sample) int {
+	if c := s.ThisUpdate.Compare(other.ThisUpdate); c != 0 {
+		return c
+	}
 	return cmp.Or(
-		s.ThisUpdate.Compare(other.ThisUpdate),
 		cmp.Compare(s.Number, other.Number),
 		cmp.Compare(s.Bytes, other.Bytes),
 		cmp.Compare(s.Entries, other.Entries),
