@@ -18,11 +18,12 @@ import (
 func newCRLCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "crl",
-		Short: "Look into a CRL, and at how large one may become",
+		Short: "Look into a CRL, at what changed, and at how large one may become",
 		Example: `  pkiwarden crl inspect crl.pem
+  pkiwarden crl diff before.crl after.crl
   pkiwarden crl limit --backend raft`,
 	}
-	cmd.AddCommand(newCRLInspectCmd(a), newCRLLimitCmd(a))
+	cmd.AddCommand(newCRLInspectCmd(a), newCRLDiffCmd(a), newCRLLimitCmd(a))
 	return cmd
 }
 
@@ -33,6 +34,8 @@ type inspection struct {
 	limit    int64
 	maxBytes int64
 	timeout  time.Duration
+	spool    crl.Spool             // nil without an issuer: nothing is verified
+	each     func(crl.Entry) error // nil where the entries are not wanted
 }
 
 func newCRLInspectCmd(a *app) *cobra.Command {

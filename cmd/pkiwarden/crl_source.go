@@ -68,7 +68,7 @@ func scanSource(cmd *cobra.Command, a *app, i inspection) (crl.Summary, error) {
 			return
 		}
 		defer in.Close()
-		summary, err := crl.Scan(in, crl.Options{MaxBytes: i.maxBytes})
+		summary, err := crl.Scan(in, crl.Options{MaxBytes: i.maxBytes, Spool: i.spool, Each: i.each})
 		done <- result{summary, err}
 	}()
 	var r result

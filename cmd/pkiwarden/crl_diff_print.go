@@ -1,0 +1,107 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/pkiwarden/pkiwarden/crl"
+)
+
+// writeJSON prints {"added","removed","kept"} and, with the serial numbers,
+// "addedSerials" and "removedSerials", each in the order of Vault's storage.
+func (d *difference) writeJSON(ctx context.Context, out *bufio.Writer, serials bool) error {
+	fmt.Fprintf(out, `{"added":%d,"removed":%d,"kept":%d`, d.counts.Added, d.counts.Removed, d.counts.Kept)
+	if serials {
+		for _, list := range []struct {
+			name string
+			fate crl.Fate
+		}{{"addedSerials", crl.Added}, {"removedSerials", crl.Removed}} {
+			fmt.Fprintf(out, `,"%s":[`, list.name)
+			if err := d.writeSerials(ctx, out, list.fate); err != nil {
+				return err
+			}
+			out.WriteByte(']')
+		}
+	}
+	_, err := out.WriteString("}\n")
+	return err
+}
+
+func (d *difference) writeSerials(ctx context.Context, out *bufio.Writer, of crl.Fate) error {
+	var text []byte
+	separator := `"`
+	_, err := d.each(ctx, func(serial []byte, fate crl.Fate) error {
+		if fate != of {
+			return nil
+		}
+		text = append(crl.AppendSerial(append(text[:0], separator...), serial), '"')
+		separator = `,"`
+		_, err := out.Write(text)
+		return err
+	})
+	return err
+}
+
+// writeTable prints both lists side by side for a person, and the serial
+// numbers with + and - before them.
+func (d *difference) writeTable(ctx context.Context, out *bufio.Writer, c comparison) error {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	old, new := d.summaries[0], d.summaries[1]
+	row := func(name string, values ...string) { fmt.Fprintf(table, "%s\t%s\n", name, strings.Join(values, "\t")) }
+	both := func(name string, show func(crl.Summary) string) { row(name, show(old), show(new)) }
+
+	row("", "OLD", "NEW")
+	row("Source", printable(d.names[0]), printable(d.names[1]))
+	both("Number", func(s crl.Summary) string {
+		switch {
+		case s.Number == nil:
+			return "none"
+		case s.Delta():
+			return fmt.Sprintf("%v (delta over %v)", s.Number, s.BaseNumber)
+		}
+		return s.Number.String()
+	})
+	both("This update", func(s crl.Summary) string { return s.ThisUpdate.UTC().Format("2006-01-02 15:04:05 UTC") })
+	row("Entries", entriesCompared(old, d.counts.Removed+d.counts.Kept), entriesCompared(new, d.counts.Added+d.counts.Kept))
+	if c.issuer != "" {
+		both("Signature", func(s crl.Summary) string { return s.SignatureAlgorithm.String() + ", verified" })
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "\nIssuer   %s\n", printable(new.Issuer))
+	fmt.Fprintf(out, "Added    %s\nRemoved  %s\nKept     %s\n", grouped(d.counts.Added), grouped(d.counts.Removed), grouped(d.counts.Kept))
+	if by := old.ThisUpdate.Sub(new.ThisUpdate); by > 0 {
+		fmt.Fprintf(out, "NEW is older than OLD, by %s: what is called added here has been removed since, and what is called removed has been added.\n", roughly(by))
+	}
+	if !c.serials {
+		return nil
+	}
+	out.WriteByte('\n')
+	var line []byte
+	_, err := d.each(ctx, func(serial []byte, fate crl.Fate) error {
+		if fate == crl.Kept {
+			return nil
+		}
+		sign := "+ "
+		if fate == crl.Removed {
+			sign = "- "
+		}
+		line = append(crl.AppendSerial(append(line[:0], sign...), serial), '\n')
+		_, err := out.Write(line)
+		return err
+	})
+	return err
+}
+
+// entriesCompared are a list's entries, and how many serial numbers they are
+// where some are there more than once.
+func entriesCompared(s crl.Summary, serials int64) string {
+	if s.Entries == serials {
+		return grouped(s.Entries)
+	}
+	return fmt.Sprintf("%s (%s serial numbers)", grouped(s.Entries), grouped(serials))
+}
