@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/spool"
 	"github.com/pkiwarden/pkiwarden/crl"
 )
 
@@ -78,6 +78,11 @@ func inspectCRL(cmd *cobra.Command, a *app, i inspection) error {
 	if err != nil {
 		return err
 	}
+	if issuer != nil {
+		kept := spool.New(spool.Options{MaxBytes: i.maxBytes})
+		defer kept.Close()
+		i.spool = kept
+	}
 	summary, err := scanSource(cmd, a, i)
 	if err != nil {
 		return err
@@ -87,7 +92,7 @@ func inspectCRL(cmd *cobra.Command, a *app, i inspection) error {
 		v.issuer, v.err = issuer, summary.Verify(issuer)
 	}
 	if a.output == outputJSON {
-		err = json.NewEncoder(a.stdout).Encode(inspectJSON(i, summary, v))
+		err = writeJSON(a.stdout, inspectJSON(i, summary, v))
 	} else {
 		err = writeInspection(a.stdout, i, summary, v, a.now())
 	}
@@ -170,7 +175,7 @@ func printLimit(ctx context.Context, a *app, s crl.Storage) error {
 	}
 	var err error
 	if a.output == outputJSON {
-		err = json.NewEncoder(a.stdout).Encode(limitJSON(limit))
+		err = writeJSON(a.stdout, limitJSON(limit))
 	} else {
 		_, err = fmt.Fprint(a.stdout, limitText(limit))
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -75,7 +76,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer, env func(stri
 
 func newRootCmd(a *app) *cobra.Command {
 	root := &cobra.Command{
-		Use:   "pkiwarden",
+		Use:     "pkiwarden",
+		Version: readBuild().String(),
 		Short: "Keeps Vault's and Consul's certificates, CRLs and PKI tidy from causing the next outage",
 		Long: `pkiwarden is a sidecar for Vault and Consul on Kubernetes. It renews their
 long-lived serving certificates, keeps Vault's PKI tidy in step with how fast
@@ -87,6 +89,7 @@ longer fit into Vault's storage.`,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
@@ -181,6 +184,13 @@ func flagError(cmd *cobra.Command, err error) error {
 		usage.hints = []string{fmt.Sprintf("did you mean --%s?", meant)}
 	}
 	return usage
+}
+
+// writeJSON prints what -o json asks for: one value, on one line.
+func writeJSON(w io.Writer, value any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(value)
 }
 
 // outputFormat is the value of -o. It is a flag that refuses other values.

@@ -74,7 +74,7 @@ func runForever(ctx context.Context, a *app) error {
 		file.log = log
 		next, err := runOne(ctx, a, log, cfg, file)
 		switch {
-		case err != nil && last != nil:
+		case err != nil && last != nil && errors.As(err, new(*startError)):
 			// The new one decodes and cannot be run: its port is taken, say.
 			log.Error("configuration refused, going back to the last good one", "error", err)
 			file.refuse()
@@ -91,12 +91,17 @@ func runForever(ctx context.Context, a *app) error {
 	}
 }
 
+// startError is why an instance never ran.
+type startError struct{ error }
+
+func (e *startError) Unwrap() error { return e.error }
+
 // runOne runs until ctx ends, and returns nil, or until another configuration
 // is to take its place.
 func runOne(ctx context.Context, a *app, log *slog.Logger, cfg *config.Config, file *configFile) (*config.Config, error) {
 	i, err := newInstance(a, log, cfg)
 	if err != nil {
-		return nil, err
+		return nil, &startError{err}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var next *config.Config
@@ -137,13 +142,15 @@ func isTerminal(w io.Writer) bool {
 
 // configFile is the configuration on disk and what became of it.
 type configFile struct {
-	app     *app
-	log     *slog.Logger
-	hup     <-chan os.Signal // SIGHUP: look at once
-	current *config.Config   // the last that was accepted
-	seen    string           // fingerprint of the file, good or bad
-	state   reloadState
-	former  reloadState // the one before state
+	app      *app
+	log      *slog.Logger
+	hup      <-chan os.Signal // SIGHUP: look at once
+	current  *config.Config   // the last that was accepted
+	good     string           // fingerprint of the file as it is in force
+	fallback string           // good before that
+	seen     string           // fingerprint of the file, good or bad
+	state    reloadState
+	former   reloadState // the one before state
 }
 
 // watchConfig loads the configuration for the first time: a wrong one is the
@@ -155,6 +162,7 @@ func (a *app) watchConfig() (*configFile, error) {
 	}
 	f := &configFile{app: a, current: cfg, state: reloadState{ok: true, goodAt: a.now()}}
 	f.seen = f.fingerprint()
+	f.good = f.seen
 	return f, nil
 }
 
@@ -172,7 +180,10 @@ func (f *configFile) fingerprint() string {
 }
 
 // refuse marks the current file as bad, after it was tried.
-func (f *configFile) refuse() { f.state = reloadState{goodAt: f.former.goodAt} }
+func (f *configFile) refuse() {
+	f.state = reloadState{goodAt: f.former.goodAt}
+	f.good = f.fallback
+}
 
 // watch reports the state at once and after each change, until it finds a
 // changed configuration that is good, which it returns, or until ctx ends.
@@ -192,6 +203,12 @@ func (f *configFile) watch(ctx context.Context, report func(ok bool, goodAt time
 			continue
 		}
 		f.seen = seen
+		if seen == f.good { // undone: what is in force needs no new instance
+			f.state = reloadState{ok: true, goodAt: f.app.now()}
+			report(true, f.state.goodAt)
+			f.log.Info("the configuration file is again as it is in force", "file", f.current.File)
+			continue
+		}
 		cfg, err := f.app.config()
 		if err != nil || cfg.File != f.current.File {
 			f.state.ok = false
@@ -203,6 +220,7 @@ func (f *configFile) watch(ctx context.Context, report func(ok bool, goodAt time
 			continue
 		}
 		f.current = cfg
+		f.fallback, f.good = f.good, seen
 		f.former, f.state = f.state, reloadState{ok: true, goodAt: f.app.now()}
 		return cfg
 	}

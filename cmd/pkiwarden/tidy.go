@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -35,7 +34,7 @@ switch, tidy.enabled is not asked; --dry-run changes nothing.`,
 	}
 	cmd.Flags().StringArrayVar(&r.Mounts, "mount", nil, "only this `MOUNT`; may be given again (default: tidy.mounts of the configuration)")
 	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "say what would be done, and change nothing")
-	cmd.Flags().BoolVar(&r.Force, "force", false, "run whether or not a threshold is reached; never below the floor of the safety buffer")
+	cmd.Flags().BoolVar(&r.Force, "force", false, "run whether or not a threshold is reached or minInterval has passed; never below the floor of the safety buffer")
 	cmd.Flags().BoolVar(&r.Wait, "wait", true, "follow the run to its end and measure the CRL; false leaves result null")
 	return cmd
 }
@@ -102,9 +101,7 @@ func writeReports(w io.Writer, format outputFormat, reports []tidier.Report) err
 		if reports == nil {
 			reports = []tidier.Report{}
 		}
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(reports)
+		return writeJSON(w, reports)
 	}
 	if len(reports) == 0 {
 		_, err := fmt.Fprintln(w, "no PKI mount is selected")

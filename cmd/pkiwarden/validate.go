@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -74,10 +73,7 @@ func validateJSON(a *app, c *config.Config, err error) error {
 	default:
 		out.File, out.Would = c.File, intentions(c)
 	}
-	encoder := json.NewEncoder(a.stdout)
-	encoder.SetIndent("", "  ")
-	encoder.SetEscapeHTML(false)
-	return errors.Join(encoder.Encode(out), err)
+	return errors.Join(writeJSON(a.stdout, out), err)
 }
 
 func intentions(c *config.Config) []intention {

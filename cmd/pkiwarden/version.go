@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -18,6 +17,10 @@ type buildInfo struct {
 	Commit   string `json:"commit"` // with "-dirty" when the tree had changes, "unknown" outside a checkout
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
+}
+
+func (b buildInfo) String() string {
+	return fmt.Sprintf("pkiwarden %s (commit %s, %s, %s)", b.Version, b.Commit, b.Go, b.Platform)
 }
 
 // readBuild tells which build this is: the linker's version, else the module's,
@@ -59,9 +62,9 @@ func newVersionCmd(a *app) *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			b := readBuild()
 			if a.output == outputJSON {
-				return json.NewEncoder(a.stdout).Encode(b)
+				return writeJSON(a.stdout, b)
 			}
-			_, err := fmt.Fprintf(a.stdout, "pkiwarden %s (commit %s, %s, %s)\n", b.Version, b.Commit, b.Go, b.Platform)
+			_, err := fmt.Fprintln(a.stdout, b)
 			return err
 		},
 	}

@@ -42,6 +42,8 @@ func main() {
 	case err != nil:
 		fmt.Fprintf(os.Stderr, "error: %v\n", err)
 		os.Exit(1)
+	case ctx.Err() != nil: // Ctrl-C after KEEP
+		fmt.Println("\nended; every process has ended and the folder is gone")
 	}
 }
 

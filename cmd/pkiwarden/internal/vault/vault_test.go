@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -383,6 +384,10 @@ func TestLoginErrors(t *testing.T) {
 		v.answer = func(string) (int, string) { return tc.status, tc.body }
 		s, _ := newSession(t, v, Auth{})
 		_, err := s.step(t.Context())
+		// Vault was reached and said no, or it is in a state that passes.
+		if refused := tc.status < 429; errors.Is(err, ErrRefused) != refused {
+			t.Errorf("%d %s: refused is %t", tc.status, tc.body, !refused)
+		}
 		if err == nil || !strings.HasPrefix(err.Error(), "logging in to Vault: ") || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%d %s: %v, want %q", tc.status, tc.body, err, tc.want)
 		} else if strings.Contains(err.Error(), "canary") {
@@ -429,6 +434,30 @@ func TestRun(t *testing.T) {
 			t.Errorf("%q logged %d times, want %d:\n%s", want, got, n, text)
 		}
 	}
+}
+
+// TestGiveUp: a command is told of a refusal at once, and waits for the rest.
+func TestGiveUp(t *testing.T) {
+	v := newFakeVault(t)
+	v.answer = func(string) (int, string) { return 503, "Vault is sealed" }
+	s, _ := newSession(t, v, Auth{})
+	s.o.GiveUp = true
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	short, stop := context.WithTimeout(ctx, 100*time.Millisecond)
+	if err := s.Ready(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("while sealed: %v", err)
+	}
+	stop()
+	v.set(func(v *fakeVault) {
+		v.answer = func(string) (int, string) { return 403, "permission denied" }
+	})
+	if err := s.Ready(ctx); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "Vault rejected the JWT") {
+		t.Errorf("refused: %v", err)
+	}
+	cancel()
+	<-done
 }
 
 func TestEnvironmentIsIgnored(t *testing.T) {
