@@ -309,7 +309,7 @@ func (c Changes) Early(safetyBuffer time.Duration) int64 {
 	}
 	var early int64
 	for class, gone := range c.gone[:ages-1] {
-		if time.Duration(c.elapsed+oldest(class))*time.Second < safetyBuffer {
+		if c.elapsed+oldest(class) < int64(safetyBuffer/time.Second) {
 			early += gone
 		}
 	}

@@ -284,6 +284,7 @@ func TestTallyCases(t *testing.T) {
 		"back in time":                           {old: list(e("a", -9*day), e("b", -60)), new: list(e("a", -9*day)), at: -600, removed: 1, backwards: true},
 		"back in time, and the clock was ahead":  {old: list(e("a", -60)), new: list(e("a", -60), e("b", -300)), at: -240, added: 1, hidden: 1, backwards: true},
 		"gone within the buffer":                 {old: list(e("a", -day), e("b", -9*day)), new: list(), at: 60, removed: 2, early: 1},
+		"gone, three centuries later":            {old: list(e("a", -60)), new: list(), at: 300 * 365 * day, removed: 1},
 		"gone, the buffer is between the lists":  {old: list(e("a", -day)), new: list(), at: 3 * day, removed: 1},
 		"more in that second than are told":      {old: crowd(17, 0), new: with(crowd(17, 0), e("b", 1)), at: 60, added: 1},
 		"more in that second, and one came":      {old: crowd(17, 0), new: with(crowd(17, 0), e("b", 0)), at: 60, added: 1, hidden: 17},
