@@ -16,6 +16,8 @@ type VaultStorage interface {
 type RaftStorage struct {
 	// MaxEntrySize in bytes; Vault's default of 1 MiB when 0.
 	MaxEntrySize int
+	// Extra is added to the storage stanza, as HCL.
+	Extra string
 }
 
 // ConsulStorage keeps Vault's data in a Consul.
@@ -45,7 +47,7 @@ func (r RaftStorage) stanza(v *Vault, dir string) string {
 		}
 		b.WriteString("  }\n")
 	}
-	return b.String() + "}\n"
+	return b.String() + r.Extra + "\n}\n"
 }
 
 func (c ConsulStorage) stanza(*Vault, string) string {

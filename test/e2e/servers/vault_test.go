@@ -15,6 +15,25 @@ import (
 	"github.com/hashicorp/vault/api"
 )
 
+// The versions that a catalog's name has are those that run.
+func TestVaultVersions(t *testing.T) {
+	s := newSet(t)
+	ctx := within(t, 10*time.Minute) // for the first build
+	for version, want := range map[string]string{"": "1.21.1", "1.13": "1.13.0", "1.17": "1.17.6"} {
+		v, err := s.StartVault(ctx, VaultOptions{Version: version, Storage: RaftStorage{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		health, err := v.Client().Sys().HealthWithContext(ctx)
+		if err != nil || health.Version != want || health.Sealed || health.Standby {
+			t.Errorf("version %q: %+v, %v; want an active %s", version, health, err, want)
+		}
+		if err := v.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestVaultRaftWithTLS(t *testing.T) {
 	s := newSet(t)
 	ctx := within(t, 2*time.Minute)
