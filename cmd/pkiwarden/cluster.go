@@ -121,8 +121,12 @@ func (c *cluster) namespaceOf(namespace string) string {
 // [vault.Options].
 func (c *cluster) newSession(log *slog.Logger, metrics *loop.Metrics, giveUp bool) (*vault.Session, error) {
 	v := c.cfg.Vault
+	namespace := v.Namespace
+	if namespace == config.AllNamespaces {
+		namespace = "" // the login is at the root
+	}
 	return vault.New(vault.Options{
-		Address: v.Address, CAFile: v.CAFile, ServerName: v.ServerName, Namespace: v.Namespace,
+		Address: v.Address, CAFile: v.CAFile, ServerName: v.ServerName, Namespace: namespace,
 		Auth: vault.Auth{
 			Method: v.Auth.Method, Mount: v.Auth.Mount, Role: v.Auth.Role,
 			TokenFile: v.Auth.TokenFile, Token: wire.Secret(v.Auth.Token.Reveal()),
@@ -148,7 +152,10 @@ type vaultWorkOptions struct {
 func (c *cluster) vaultWork(session *vault.Session, o vaultWorkOptions) (*vaultWork, error) {
 	w := &vaultWork{}
 	var err error
-	if w.pki, err = vaultpki.New(vaultpki.Options{Client: session.Client(), Log: o.log}); err != nil {
+	w.pki, err = vaultpki.New(vaultpki.Options{
+		Client: session.Client(), AllNamespaces: c.cfg.Vault.Namespace == config.AllNamespaces, Log: o.log,
+	})
+	if err != nil {
 		return nil, err
 	}
 	limits, err := watch.NewLimits(c.limitOptions(w.pki))

@@ -65,7 +65,7 @@ func (d *decoder) check(c *Config) {
 		d.bad("consul.address", "expected an address such as https://127.0.0.1:8501, found %s", quote(c.Consul.Address))
 	}
 	d.checkLeaderElection(&c.LeaderElection)
-	d.checkState(&c.State)
+	d.checkState(&c.State, c.Consul.Address)
 	d.checkCertificates(c.Certificates)
 	d.checkDeliver(c)
 	d.checkCRL(&c.CRL)
@@ -79,8 +79,8 @@ func (d *decoder) checkVault(v *Vault) {
 	if v.Address != "" && !isURL(v.Address) {
 		d.bad("vault.address", "expected a URL such as https://vault-active.vault.svc:8200, found %s", quote(v.Address))
 	}
-	if v.Namespace != "" && !isVaultPath(v.Namespace) {
-		d.bad("vault.namespace", "expected a namespace such as team/platform, found %s", quote(v.Namespace))
+	if v.Namespace != "" && v.Namespace != AllNamespaces && (!isVaultPath(v.Namespace) || strings.Contains(v.Namespace, "*")) {
+		d.bad("vault.namespace", "expected a namespace such as team/platform, or \"*\" for all, found %s", quote(v.Namespace))
 	}
 	if v.Auth.Method == AuthTokenFile {
 		d.require("vault.auth.tokenFile", v.Auth.TokenFile, "/vault/token/token")
@@ -112,7 +112,18 @@ func (d *decoder) checkLeaderElection(l *LeaderElection) {
 	}
 }
 
-func (d *decoder) checkState(s *State) {
+func (d *decoder) checkState(s *State, consulAddress string) {
+	if s.Backend == BackendConsul && d.sound("state") {
+		if s.Path == "" {
+			s.Path = DefaultConsulState
+		}
+		if !isVaultPath(s.Path) {
+			d.bad("state.path", "expected a prefix of Consul's keys such as %s, found %s", DefaultConsulState, quote(s.Path))
+		}
+		if consulAddress == "" && d.sound("consul.address") {
+			d.bad("state.backend", "state in Consul needs consul.address, or CONSUL_HTTP_ADDR")
+		}
+	}
 	if s.Backend == BackendFile {
 		if d.require("state.path", s.Path, "/var/lib/pkiwarden/state") && !filepath.IsAbs(s.Path) {
 			d.bad("state.path", "expected an absolute path, found %s", quote(s.Path))

@@ -50,7 +50,7 @@ type Vault struct {
 	Address    string    `yaml:"address"`    // URL of the active Service; default VAULT_ADDR
 	CAFile     string    `yaml:"caFile"`     // PEM; default VAULT_CACERT, else the system's roots
 	ServerName string    `yaml:"serverName"` // expected in Vault's certificate; default VAULT_TLS_SERVER_NAME, else the address's host
-	Namespace  string    `yaml:"namespace"`  // Vault Enterprise; default VAULT_NAMESPACE
+	Namespace  string    `yaml:"namespace"`  // Vault Enterprise; default VAULT_NAMESPACE; AllNamespaces walks all
 	Auth       VaultAuth `yaml:"auth"`
 }
 
@@ -101,6 +101,9 @@ type Kubernetes struct {
 	Present bool
 }
 
+// AllNamespaces is the vault.namespace that stands for every one of them.
+const AllNamespaces = "*"
+
 // The roles and backends of LeaderElection.
 const (
 	RoleCandidate     = "candidate"
@@ -129,8 +132,11 @@ type LeaderElection struct {
 // compare-and-swap.
 type State struct {
 	Backend string `yaml:"backend" enum:"kubernetes|consul|file"` // default kubernetes: ConfigMaps in leaderElection.namespace
-	Path    string `yaml:"path"`                                  // with backend file or consul
+	Path    string `yaml:"path"`                                  // backend file: a folder; backend consul: the prefix of keys, default DefaultConsulState
 }
+
+// DefaultConsulState is where state is in Consul's KV.
+const DefaultConsulState = "pkiwarden/"
 
 // CRL is the watch over every revocation list.
 type CRL struct {

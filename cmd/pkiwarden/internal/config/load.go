@@ -89,9 +89,6 @@ func (d *decoder) environment(c *Config, env func(string) string) {
 			d.env[v.path] = v.name
 		}
 	}
-	if _, ok := unsupported["vault.namespace="+c.Vault.Namespace]; ok && d.env["vault.namespace"] != "" {
-		d.bad("vault.namespace", "not supported yet: %s", unsupported["vault.namespace="+c.Vault.Namespace])
-	}
 	c.Vault.Auth.Token = NewSecret(env("VAULT_TOKEN"))
 	c.Consul.Token = NewSecret(env("CONSUL_HTTP_TOKEN"))
 	if !d.set("vault.auth.method") && c.Vault.Auth.Token.IsSet() {

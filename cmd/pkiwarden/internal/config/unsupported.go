@@ -6,10 +6,8 @@ import "reflect"
 // set to anything but its default it is refused, never ignored. A key is a
 // pattern of paths, or PATTERN=VALUE where only one value is refused.
 var unsupported = map[string]string{
-	"vault.namespace=*":                      "walking every Vault namespace; name one",
 	"vault.auth.method=approle":              "AppRole login; use kubernetes, tokenFile or token",
 	"leaderElection.backend=consul":          "election by a Consul session; use kubernetes or none",
-	"state.backend=consul":                   "state in Consul's KV; use kubernetes or file",
 	"certificates[].profile":                 "names computed for a chart; list them in dnsNames",
 	"certificates[].namesFrom":               "names taken from objects; list them in dnsNames",
 	"certificates[].windows":                 "windows for renewals",
@@ -17,11 +15,6 @@ var unsupported = map[string]string{
 	"deliver[].reload.command":               "reloading by a command; use signal, consul or none",
 	"deliver[].verify[].protocol=consul-rpc": "proof on Consul's RPC port",
 	"deliver[].rollout":                      "one replica at a time",
-	"crl.warn.horizon":                       "the forecast of the time to the limit",
-	"crl.warn.headroom":                      "rollout headroom",
-	"crl.critical.horizon":                   "the forecast of the time to the limit",
-	"crl.critical.headroom":                  "rollout headroom",
-	"crl.fleetSize":                          "rollout headroom",
 	"tidy.trigger.horizon":                   "the forecast of the time to the limit",
 	"tidy.windows":                           "windows for tidy",
 	"tidy.ownAutoTidy":                       "switching a mount's own auto-tidy off; use vault write PKI/config/auto-tidy enabled=false",
