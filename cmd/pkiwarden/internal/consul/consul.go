@@ -115,6 +115,8 @@ func (c *Client) explain(doing, right string, err error) error {
 	var answer api.StatusError
 	var redirect *wire.RedirectError
 	switch {
+	case errors.Is(err, ErrStale):
+		return fmt.Errorf("%s: %w", doing, err)
 	case errors.As(err, &redirect):
 		return fmt.Errorf("%s: %w", doing, redirect)
 	case errors.As(err, &answer) && answer.Code == http.StatusForbidden:

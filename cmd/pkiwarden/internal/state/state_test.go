@@ -90,7 +90,8 @@ func stores(t *testing.T) map[string]Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return map[string]Store{"configmaps": maps, "files": files}
+	_, address := newAgent(t)
+	return map[string]Store{"configmaps": maps, "files": files, "consul": newConsul(t, address, "writer", "")}
 }
 
 func TestStoreContract(t *testing.T) {
