@@ -3,6 +3,7 @@ package consul
 import (
 	"context"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -135,5 +136,32 @@ func TestRedirectsAndContexts(t *testing.T) {
 	}
 	if _, err := New(Options{Address: "unix:///run/consul.sock"}); !matches(err, "consul.address") {
 		t.Errorf("a socket: %v", err)
+	}
+}
+
+func TestTransactionsThatSayNothingKnown(t *testing.T) {
+	for answer, want := range map[string]string{
+		`409 {"Errors":[{"OpIndex":0,"What":"no quorum"}]}`: "answered 409",
+		`409 not JSON`:                  "answered 409",
+		`413 too large`:                 "answered 413",
+		`200 {}`:                        "answers with no index",
+		`200 {"Results":[{"KV":null}]}`: "answers with no index",
+		`200 <html>`:                    "writing Consul's key pkiwarden/k",
+	} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			var status int
+			fmt.Sscan(answer[:3], &status)
+			w.WriteHeader(status)
+			fmt.Fprint(w, answer[4:])
+		}))
+		defer s.Close()
+		c, err := New(Options{Address: s.URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		index, err := c.KVCAS(t.Context(), "pkiwarden/", "k", []byte("x"), 0)
+		if err == nil || errors.Is(err, ErrStale) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %d, %v, want %q", answer, index, err, want)
+		}
 	}
 }

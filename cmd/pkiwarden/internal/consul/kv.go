@@ -16,12 +16,13 @@ import (
 var ErrStale = errors.New("the key has changed since it was read")
 
 // KVGet reads a key below a prefix, as the servers' leader has it now, and the
-// index of its last change: nil and 0 when it is absent. It needs key:read.
+// index of its last change: nil and 0 when it is absent. It needs
+// key:read.
 func (c *Client) KVGet(ctx context.Context, prefix, name string) (value []byte, index uint64, err error) {
 	o := (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx)
 	pair, _, err := c.api.KV().Get(prefix+name, o)
 	if err != nil {
-		return nil, 0, c.explain(fmt.Sprintf("reading Consul's key %s%s", prefix, name), rule(prefix, "read"), err)
+		return nil, 0, c.explain(fmt.Sprintf("reading Consul's key %s%s", prefix, name), rule(prefix), err)
 	}
 	if pair == nil {
 		return nil, 0, nil
@@ -40,7 +41,7 @@ func (c *Client) KVCAS(ctx context.Context, prefix, name string, value []byte, i
 	var done api.TxnResponse
 	_, err = c.api.Raw().Write("/v1/txn", operations, &done, (&api.WriteOptions{}).WithContext(ctx))
 	if err != nil {
-		return 0, c.explain(doing, rule(prefix, "write"), refused(err))
+		return 0, c.explain(doing, rule(prefix), refused(err))
 	}
 	if len(done.Results) != 1 || done.Results[0].KV == nil || done.Results[0].KV.ModifyIndex == 0 {
 		return 0, fmt.Errorf("%s: the agent at %s answers with no index", doing, c.address)
@@ -70,7 +71,5 @@ func refused(err error) error {
 	return err
 }
 
-// rule is what an ACL policy has to say.
-func rule(prefix, policy string) string {
-	return fmt.Sprintf("key_prefix %q { policy = %q }", prefix, policy)
-}
+// rule is what an ACL policy has to say, for whoever reads and writes.
+func rule(prefix string) string { return fmt.Sprintf(`key_prefix %q { policy = "write" }`, prefix) }

@@ -157,7 +157,7 @@ func TestConsulErrors(t *testing.T) {
 	for _, tc := range []struct{ token, get, put string }{
 		{"writer", "", ""},
 		{"reader", "", `key_prefix "pkiwarden/" { policy = "write" }`},
-		{"nobody", `key_prefix "pkiwarden/" { policy = "read" }`, `key_prefix "pkiwarden/" { policy = "write" }`},
+		{"nobody", `key_prefix "pkiwarden/" { policy = "write" }`, `key_prefix "pkiwarden/" { policy = "write" }`},
 	} {
 		s := newConsul(t, address, tc.token, "")
 		_, _, getErr := s.Get(ctx, "k-"+tc.token)
