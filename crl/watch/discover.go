@@ -24,7 +24,7 @@ func (w *Watch) findNamespaces(ctx context.Context) error {
 	defer w.mu.Unlock()
 	for _, name := range names {
 		if w.namespaces[name] == nil {
-			w.namespaces[name] = &namespaceState{schedule: schedule{key: "namespace " + name}}
+			w.namespaces[name] = &namespaceState{schedule: schedule{key: "namespace " + name}, name: name}
 		}
 	}
 	if err != nil {
@@ -54,7 +54,7 @@ func (w *Watch) findMounts(ctx context.Context, namespace string) error {
 	if state == nil {
 		return nil // gone meanwhile
 	}
-	state.found, state.refused = true, found.Refused
+	state.refused = found.Refused
 	maps.DeleteFunc(w.mounts, func(m pki.Mount, _ *mountState) bool {
 		return m.Namespace == namespace && !slices.Contains(wanted, m)
 	})
@@ -69,7 +69,7 @@ func (w *Watch) findMounts(ctx context.Context, namespace string) error {
 }
 
 func newMount(m pki.Mount) *mountState {
-	return &mountState{schedule: schedule{key: fmt.Sprintf("mount %s %s", m.Namespace, m.Path)}}
+	return &mountState{schedule: schedule{key: fmt.Sprintf("mount %s %s", m.Namespace, m.Path)}, mount: m}
 }
 
 // blind is why nothing at all can be measured: no namespace could be looked

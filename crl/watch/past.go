@@ -56,7 +56,7 @@ func (w *Watch) remember(m pki.Mount, l *list, mark *crl.Mark, tally *crl.Tally,
 			state.kept.dirty = true
 		}
 		if changed && changes.Removed > 0 {
-			state.settings.readAt = time.Time{} // tidy-status explains it
+			state.settings.until = time.Time{} // tidy-status explains it
 		}
 	}
 }

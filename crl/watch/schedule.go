@@ -3,8 +3,9 @@ package watch
 import (
 	"context"
 	"errors"
-	"fmt"
 	"hash/fnv"
+	"iter"
+	"slices"
 	"time"
 
 	"github.com/pkiwarden/pkiwarden/pki"
@@ -78,12 +79,52 @@ func (s *schedule) next(now time.Time, interval time.Duration, failed bool, chan
 	s.due = now.Add(pause*9/10 + time.Duration(chance*float64(pause)/5))
 }
 
-// task is one thing to do when its schedule says so.
+// task is one thing to do when its schedule says so: measuring a list, looking
+// at a mount, finding the mounts of a namespace, or finding namespaces; the
+// first of these that is set.
 type task struct {
 	*schedule
-	run       func(context.Context) error
-	failed    *error // where the error of run is remembered, unless it is all of Vault's
+	failed    *error // where its error is remembered, unless it is all of Vault's
+	list      *list  // of mount
+	mount     *pki.Mount
+	namespace *string
 	startedAt time.Time
+}
+
+func (w *Watch) run(ctx context.Context, t *task) error {
+	switch {
+	case t.list != nil:
+		return w.measure(ctx, *t.mount, t.list, false)
+	case t.mount != nil:
+		return w.look(ctx, *t.mount)
+	case t.namespace != nil:
+		return w.findMounts(ctx, *t.namespace)
+	}
+	return w.findNamespaces(ctx)
+}
+
+// tasks are all that there is to do, in no order. The caller holds w.mu.
+func (w *Watch) tasks() iter.Seq[task] {
+	return func(yield func(task) bool) {
+		if !yield(task{schedule: &w.walk, failed: &w.walkErr}) {
+			return
+		}
+		for _, n := range w.namespaces {
+			if !yield(task{schedule: &n.schedule, failed: &n.err, namespace: &n.name}) {
+				return
+			}
+		}
+		for _, state := range w.mounts {
+			if !yield(task{schedule: &state.schedule, failed: &state.err, mount: &state.mount}) {
+				return
+			}
+			for _, l := range state.lists {
+				if !l.cannotSign && !yield(task{schedule: &l.schedule, failed: &l.full.err, list: l, mount: &state.mount}) {
+					return
+				}
+			}
+		}
+	}
 }
 
 type result struct {
@@ -105,10 +146,10 @@ func (w *Watch) OnceUntil(ctx context.Context) (next time.Time, err error) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
-		if err == nil && ctx.Err() == nil && !w.ending(began, running) {
-			for _, t := range w.take(parallel - len(running)) {
+		if n := parallel - len(running); n > 0 && err == nil && ctx.Err() == nil && !w.ending(began, running) {
+			for _, t := range w.take(n) {
 				running[t] = true
-				go func() { done <- result{t, t.run(ctx)} }()
+				go func() { done <- result{t, w.run(ctx, t)} }()
 			}
 		}
 		if len(running) == 0 {
@@ -147,24 +188,23 @@ func (w *Watch) ending(began time.Time, running map[*task]bool) bool {
 	return true
 }
 
-// take marks at most n tasks that are due as running: the longest due first.
+// take marks at most n tasks that are due as running: those that are due for
+// longest.
 func (w *Watch) take(n int) []*task {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.o.Now()
+	var due []task
+	for t := range w.tasks() {
+		if !t.running && !t.due.After(now) {
+			due = append(due, t)
+		}
+	}
+	slices.SortFunc(due, func(a, b task) int { return a.due.Compare(b.due) })
 	var taken []*task
-	for range n {
-		var first *task
-		for t := range w.tasks() {
-			if !t.running && !t.due.After(now) && (first == nil || t.due.Before(first.due)) {
-				first = &t
-			}
-		}
-		if first == nil {
-			break
-		}
-		first.running, first.startedAt = true, now
-		taken = append(taken, first)
+	for _, t := range due[:min(n, len(due))] {
+		t.running, t.startedAt = true, now
+		taken = append(taken, &t)
 	}
 	return taken
 }
@@ -212,36 +252,4 @@ func (w *Watch) earliest() time.Time {
 		}
 	}
 	return first
-}
-
-// tasks are all that there is to do, in no order. The caller holds w.mu.
-func (w *Watch) tasks() func(yield func(task) bool) {
-	return func(yield func(task) bool) {
-		if !yield(task{schedule: &w.walk, failed: &w.walkErr, run: w.findNamespaces}) {
-			return
-		}
-		for name, n := range w.namespaces {
-			if !yield(task{schedule: &n.schedule, failed: &n.err, run: func(ctx context.Context) error { return w.findMounts(ctx, name) }}) {
-				return
-			}
-		}
-		for m, state := range w.mounts {
-			if !yield(task{schedule: &state.schedule, failed: &state.err, run: func(ctx context.Context) error { return w.look(ctx, m) }}) {
-				return
-			}
-			for _, l := range state.lists {
-				if l.cannotSign {
-					continue
-				}
-				if !yield(task{schedule: &l.schedule, failed: &l.full.err, run: func(ctx context.Context) error { return w.measure(ctx, m, l, false) }}) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// listKeyText is a list's place among all others, for its phase.
-func listKeyText(m pki.Mount, k listKey) string {
-	return fmt.Sprintf("list %s %s %x %x", m.Namespace, m.Path, k.subject, k.publicKey)
 }

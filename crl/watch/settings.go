@@ -19,6 +19,7 @@ const (
 // settings are what Vault says about a mount's lists, where it may be read.
 type settings struct {
 	readAt time.Time
+	until  time.Time       // when to read them anew
 	config *pki.CRLConfig  // nil: not known
 	status *pki.TidyStatus // nil: not known
 	drift  int64           // revocations that Vault counts more than are listed, see drifted
@@ -31,12 +32,12 @@ type usage struct {
 	forbidden bool
 }
 
-// readSettings reads a mount's config/crl and tidy-status, at most every ten
+// readSettings reads a mount's config/crl and tidy-status, about every ten
 // minutes. A right that the policy lacks leaves unknown what it hides; whoever
 // needs it says so.
 func (w *Watch) readSettings(ctx context.Context, m pki.Mount, state *mountState) error {
 	w.mu.Lock()
-	fresh := !state.settings.readAt.IsZero() && w.o.Now().Sub(state.settings.readAt) < settingsFor
+	fresh := w.o.Now().Before(state.settings.until)
 	w.mu.Unlock()
 	if fresh {
 		return nil
@@ -57,6 +58,7 @@ func (w *Watch) readSettings(ctx context.Context, m pki.Mount, state *mountState
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	read.readAt = w.o.Now()
+	read.until = state.slot(read.readAt.Add(settingsFor/2), settingsFor)
 	if drift, known := state.drifted(read); known {
 		read.drift, read.steady = drift, 1
 		if was := state.settings; was.steady > 0 && (was.drift > 0) == (drift > 0) {

@@ -98,14 +98,15 @@ type Watch struct {
 // namespaceState is what is remembered of a namespace.
 type namespaceState struct {
 	schedule
+	name    string
 	err     error // of looking for its mounts
-	found   bool  // it has been looked at
 	refused []pki.RefusedMount
 }
 
 // mountState is what is remembered of a mount that is watched.
 type mountState struct {
 	schedule
+	mount       pki.Mount
 	conditional bool    // it lets If-Modified-Since through
 	lists       []*list // in the order of group
 	listed      bool    // its issuers have been listed
@@ -192,7 +193,7 @@ func (w *Watch) Once(ctx context.Context) error {
 	done := map[*schedule]bool{}
 	for t := w.other(done); t != nil && away == nil && ctx.Err() == nil; t = w.other(done) {
 		done[t.schedule] = true
-		err := t.run(ctx)
+		err := w.run(ctx, t)
 		away = w.settle(ctx, result{t, err})
 		errs = append(errs, err)
 	}
@@ -264,7 +265,7 @@ func (w *Watch) Measure(ctx context.Context, m pki.Mount) ([]pki.CRL, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.limit, w.asked = limit, true
-	return state.crls(m, w.limitOf(state)), nil
+	return state.crls(w.limitOf(state)), nil
 }
 
 // Latest are the last measurements of the mount's lists, false unless each was
@@ -281,7 +282,7 @@ func (w *Watch) Latest(m pki.Mount) ([]pki.CRL, bool) {
 			return nil, false
 		}
 	}
-	return state.crls(m, w.limitOf(state)), true
+	return state.crls(w.limitOf(state)), true
 }
 
 // none tells whether Vault says that there is no list, and always did.
@@ -290,11 +291,11 @@ func (l *list) none() bool {
 }
 
 // crls are the lists that were measured.
-func (s *mountState) crls(m pki.Mount, limit crl.Limit) []pki.CRL {
+func (s *mountState) crls(limit crl.Limit) []pki.CRL {
 	var all []pki.CRL
 	for _, l := range s.lists {
 		if l.full.summary != nil {
-			all = append(all, pki.CRL{Mount: m, Issuer: l.issuer, Summary: *l.full.summary, Limit: limit, MeasuredAt: l.full.at})
+			all = append(all, pki.CRL{Mount: s.mount, Issuer: l.issuer, Summary: *l.full.summary, Limit: limit, MeasuredAt: l.full.at})
 		}
 	}
 	return all
