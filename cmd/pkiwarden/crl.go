@@ -111,6 +111,7 @@ func inspectCRL(cmd *cobra.Command, a *app, i inspection) error {
 
 func newCRLLimitCmd(a *app) *cobra.Command {
 	var s crl.Storage
+	var maxEntries int64
 	cmd := &cobra.Command{
 		Use:   "limit",
 		Short: "Tell how large a CRL Vault's storage accepts",
@@ -130,7 +131,7 @@ exit code 3, and so is a backend that no Vault has.`,
 			if err := checkLimitFlags(cmd, s); err != nil {
 				return usageError(cmd, err)
 			}
-			return printLimit(cmd.Context(), a, s)
+			return printLimit(cmd.Context(), a, s, maxEntries)
 		},
 	}
 	cmd.Flags().StringVar(&s.Backend, "backend", "", "Vault's storage `BACKEND`: consul, raft, dynamodb, azure, etcd, file, …")
@@ -139,12 +140,14 @@ exit code 3, and so is a backend that no Vault has.`,
 	cmd.Flags().StringVar(&s.Consul.Path, "path", "", "consul: `PATH` of Vault's data (default vault/)")
 	cmd.Flags().Int64Var(&s.Raft.MaxEntrySize, "max-entry-size", 0, "raft: max_entry_size, `N` bytes (default 1048576)")
 	cmd.Flags().StringVar(&s.VaultVersion, "vault-version", "", "`VERSION` of Vault, for consul (default: a current one)")
+	cmd.Flags().Int64Var(&maxEntries, "max-crl-entries", 0, "the mount's max_crl_entries, `N` entries (Vault 1.19 and later; config/crl)")
 	return cmd
 }
 
 // limitFlags are the flags that mean something for one backend alone.
 var limitFlags = map[string]string{
 	"kv-max-value-size": "consul", "txn-max-req-len": "consul", "path": "consul", "vault-version": "", "max-entry-size": "raft",
+	"max-crl-entries": "",
 }
 
 func checkLimitFlags(cmd *cobra.Command, s crl.Storage) error {
@@ -163,10 +166,10 @@ func checkLimitFlags(cmd *cobra.Command, s crl.Storage) error {
 	return s.Validate()
 }
 
-func printLimit(ctx context.Context, a *app, s crl.Storage) error {
+func printLimit(ctx context.Context, a *app, s crl.Storage, maxEntries int64) error {
 	var limit crl.Limit
 	if s.Backend != "" {
-		limit = s.Limit()
+		limit = s.Limit().WithMaxEntries(maxEntries)
 	} else {
 		var err error
 		if limit, err = runningLimit(ctx, a); err != nil {
@@ -214,6 +217,8 @@ func limitText(l crl.Limit) string {
 		fmt.Fprintf(&b, "Limit    %s bytes of DER, about %s entries\n", grouped(l.MaxBytes), grouped(l.Entries()))
 	case l.Known:
 		fmt.Fprintf(&b, "Limit    none\n")
+	case strings.HasPrefix(l.Rule, "nothing fits"):
+		fmt.Fprintf(&b, "Limit    below every CRL\n")
 	default:
 		fmt.Fprintf(&b, "Limit    unknown\n")
 	}

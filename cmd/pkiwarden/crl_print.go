@@ -47,7 +47,21 @@ type inspectReport struct {
 	NewestRevocation *string          `json:"newestRevocation"`
 	Reasons          map[string]int64 `json:"reasons"`
 	Signature        signatureReport  `json:"signature"`
-	Limit            *againstLimit    `json:"limit,omitempty"` // with --limit
+
+	// What most lists do not have is there only where it is.
+	Limit              *againstLimit     `json:"limit,omitempty"` // with --limit
+	BaseNumber         string            `json:"baseNumber,omitempty"`
+	DistributionPoint  *distributionJSON `json:"distributionPoint,omitempty"`
+	CriticalExtensions []string          `json:"criticalExtensions,omitempty"` // that are not interpreted
+	Duplicates         int64             `json:"duplicates,omitempty"`         // equal neighbours
+}
+
+// distributionJSON is the issuing distribution point: what the list is about.
+type distributionJSON struct {
+	Names           []string `json:"names,omitempty"`
+	OnlyContains    string   `json:"onlyContains,omitempty"`
+	OnlySomeReasons []string `json:"onlySomeReasons,omitempty"`
+	IndirectCRL     bool     `json:"indirectCRL,omitempty"`
 }
 
 // againstLimit is a size held against a limit.
@@ -69,6 +83,13 @@ func inspectJSON(i inspection, s crl.Summary, v verdict) inspectReport {
 		OldestRevocation: rfc3339(s.OldestRevocation), NewestRevocation: rfc3339(s.NewestRevocation),
 		Reasons:   s.Reasons,
 		Signature: signatureReport{Algorithm: s.SignatureAlgorithm.String(), Verified: v.verified()},
+	}
+	r.CriticalExtensions, r.Duplicates = s.UnhandledCritical, s.Order.Duplicates
+	if s.BaseNumber != nil {
+		r.BaseNumber = s.BaseNumber.String()
+	}
+	if d := s.IDP; d != nil {
+		r.DistributionPoint = &distributionJSON{Names: d.Names, OnlyContains: onlyContains(d), OnlySomeReasons: d.OnlySomeReasons, IndirectCRL: d.IndirectCRL}
 	}
 	if i.limit > 0 {
 		r.Limit = &againstLimit{Bytes: i.limit, Share: float64(s.Bytes) / float64(i.limit), Fits: s.Bytes <= i.limit}
@@ -111,12 +132,12 @@ func writeInspection(w io.Writer, i inspection, s crl.Summary, v verdict, now ti
 		row("Number", "none, %s", kind)
 	}
 	row("Size", "%s bytes of DER", grouped(s.Bytes))
-	if i.limit > 0 {
+	for _, against := range limitsToShow(i.limit) {
 		verdict := ""
-		if s.Bytes > i.limit {
+		if s.Bytes > against.bytes {
 			verdict = ": DOES NOT FIT"
 		}
-		row("Limit", "%s %d %% of %s bytes%s", bar(s.Bytes, i.limit, 40), 100*s.Bytes/i.limit, grouped(i.limit), verdict)
+		row("Limit", "%s %d %% of %s bytes%s%s", bar(s.Bytes, against.bytes, 40), 100*s.Bytes/against.bytes, grouped(against.bytes), against.of, verdict)
 	}
 	row("Entries", "%s", entriesText(s))
 	if line, days := sparkline(s.Revocations, 60); line != "" {
@@ -135,10 +156,66 @@ func writeInspection(w io.Writer, i inspection, s crl.Summary, v verdict, now ti
 		row("Next update", "%s", instant(s.NextUpdate, now))
 	}
 	row("Signature", "%s, %s", s.SignatureAlgorithm, v)
+	if s.Order.Duplicates > 0 {
+		row("Duplicates", "%s entries repeat the one ahead of them", grouped(s.Order.Duplicates))
+	}
+	if s.IDP != nil {
+		row("About", "%s", printable(scopeText(s.IDP)))
+	}
 	if len(s.UnhandledCritical) > 0 {
 		row("Critical", "extensions that are not interpreted: %s", strings.Join(s.UnhandledCritical, ", "))
 	}
 	return table.Flush()
+}
+
+type shownLimit struct {
+	bytes int64
+	of    string
+}
+
+// limitsToShow are the limit that was given, else those of the two storages
+// that most Vaults have, as they are without further settings.
+func limitsToShow(given int64) []shownLimit {
+	if given > 0 {
+		return []shownLimit{{given, ""}}
+	}
+	return []shownLimit{
+		{crl.Storage{Backend: "consul"}.Limit().MaxBytes, " (Consul's default)"},
+		{crl.Storage{Backend: "raft"}.Limit().MaxBytes, " (raft's default)"},
+	}
+}
+
+// onlyContains names the certificates that the list is about, "" for all.
+func onlyContains(d *crl.DistributionPoint) string {
+	switch {
+	case d.OnlyContainsUserCerts:
+		return "userCerts"
+	case d.OnlyContainsCACerts:
+		return "caCerts"
+	case d.OnlyContainsAttributeCerts:
+		return "attributeCerts"
+	}
+	return ""
+}
+
+// scopeText tells a person what the list is about.
+func scopeText(d *crl.DistributionPoint) string {
+	text := map[string]string{
+		"": "all certificates", "userCerts": "end entity certificates only", "caCerts": "CA certificates only", "attributeCerts": "attribute certificates only",
+	}[onlyContains(d)]
+	if d.IndirectCRL {
+		text += " of several issuers (an indirect CRL)"
+	}
+	if d.OnlySomeReasons != nil {
+		text += ", revoked for " + strings.Join(d.OnlySomeReasons, ", ") + " only"
+	}
+	if len(d.Names) > 0 {
+		text += ", published at " + strings.Join(d.Names, ", ")
+	}
+	if d.MoreNames > 0 {
+		text += fmt.Sprintf(" and %d more places", d.MoreNames)
+	}
+	return text
 }
 
 // String tells a person what became of the signature.

@@ -88,6 +88,15 @@ func writeLists(t *testing.T, folder string) {
 	der := sign(full, ca, key)
 	write("full.crl", der)
 	write("full.pem", append(append([]byte("Some text\n"), block("CERTIFICATE", ca.Raw)...), block("X509 CRL", der)...))
+	scoped := full
+	uri := append([]byte{0x86, 24}, "http://ca.example/ca.crl"...)     // uniformResourceIdentifier
+	point := append([]byte{0xa0, 28, 0xa0, 26}, uri...)                // distributionPoint, fullName
+	about := append(append([]byte{0x30, 33}, point...), 0x82, 1, 0xff) // onlyContainsCACerts
+	scoped.ExtraExtensions = []pkix.Extension{
+		{Id: asn1.ObjectIdentifier{2, 5, 29, 28}, Critical: true, Value: about},
+		{Id: asn1.ObjectIdentifier{1, 2, 3, 4}, Critical: true, Value: []byte{5, 0}},
+	}
+	write("scoped.crl", sign(scoped, ca, key))
 	edwardsList := sign(full, edwards, edSigner)
 	write("edwards.crl", edwardsList)
 	write("edwards-forged.crl", append(edwardsList[:len(edwardsList)-1:len(edwardsList)-1], edwardsList[len(edwardsList)-1]^1))

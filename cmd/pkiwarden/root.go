@@ -78,7 +78,7 @@ func newRootCmd(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:     "pkiwarden",
 		Version: readBuild().String(),
-		Short: "Keeps Vault's and Consul's certificates, CRLs and PKI tidy from causing the next outage",
+		Short:   "Keeps Vault's and Consul's certificates, CRLs and PKI tidy from causing the next outage",
 		Long: `pkiwarden is a sidecar for Vault and Consul on Kubernetes. It renews their
 long-lived serving certificates, keeps Vault's PKI tidy in step with how fast
 certificates are revoked, and says, days ahead, when a revocation list will no
