@@ -6,14 +6,14 @@ import (
 )
 
 // utcMonths holds, for each month from January 1950 to December 2049 at index
-// year%100*32 + month, the days from the Unix epoch to its first, times 32,
-// plus its length. Other indexes have no days.
-var utcMonths = func() (months [100 * 32]int32) {
+// year%100*32 + month, the days from the Unix epoch to the day before its first,
+// times 256, plus its length. Other indexes have no days.
+var utcMonths = func() (months [128 * 32]int64) {
 	for year := 1950; year < 2050; year++ {
 		for month := time.January; month <= time.December; month++ {
 			first := time.Date(year, month, 1, 0, 0, 0, 0, time.UTC)
 			start, end := first.Unix()/day, first.AddDate(0, 1, 0).Unix()/day
-			months[year%100*32+int(month)] = int32(start<<5 | (end - start))
+			months[year%100*32+int(month)] = (start-1)<<8 | (end - start)
 		}
 	}
 	return months
@@ -40,32 +40,31 @@ func parseUTCTime(b *[15]byte) (unix int64, ok bool) {
 	if !ok {
 		return 0, false
 	}
-	days, ok := daysOf(date)
-	return days*day + secondsOf(clock), ok
+	return utcSeconds(date, clock)
 }
 
 // utcFields reads the two digits each of year, month and day into octets 2, 4
-// and 6 of date, of hour, minute and second into octets 1, 3 and 5 of clock.
-// The date may still be one that no calendar has. Like daysOf and secondsOf it
-// is small enough to become part of a loop.
+// and 6 of date, of hour, minute and second into octets 1, 3 and 5 of clock. The
+// octets between them hold what is not needed. Like utcSeconds it is small enough
+// to become part of a loop.
 func utcFields(b *[15]byte) (date, clock uint64, ok bool) {
 	date = binary.LittleEndian.Uint64(b[:8]) ^ dateText
 	clock = binary.LittleEndian.Uint64(b[7:]) ^ clockText
 	wrong := (date + dateExcess) | date | (clock + clockExcess) | clock
-	date, clock = date*10+date>>8, clock*10+clock>>8
-	const midnight = (0x80 - 24) << 8 // from hour 24 on, brings the octet to its highest bit
-	return date, clock, wrong&highs|(clock+midnight)&0x8000 == 0
+	return date*10 + date>>8, clock*10 + clock>>8, wrong&highs == 0
 }
 
-// daysOf are the days from the Unix epoch to the date.
-func daysOf(date uint64) (days int64, ok bool) {
-	month := int64(utcMonths[date>>16&0xff*32+date>>32&0x1f])
-	days = int64(date>>48&0xff) - 1
-	return month>>5 + days, uint64(days) < uint64(month&31)
-}
-
-func secondsOf(clock uint64) int64 {
-	return int64(clock>>8&0xff*3600 + clock>>24&0xff*60 + clock>>40&0xff)
+// utcSeconds is the instant, unless no calendar and no clock has it. A
+// multiplication adds the fields up in the highest bits, to year*32 + month and
+// to the seconds since midnight; what else it makes is lower, or beyond.
+func utcSeconds(date, clock uint64) (unix int64, ok bool) {
+	month := utcMonths[date&0x1f_00ff_0000*(1<<20|1<<41)>>52]
+	seconds := clock & 0xff00_ff00_ff00 * (3600<<39 | 60<<23 | 1<<7) >> 47
+	d := date >> 48 & 0xff
+	if uint8(d-1) >= uint8(month) || seconds >= day {
+		return 0, false
+	}
+	return (month>>8+int64(d))*day + int64(seconds), true
 }
 
 // parseGeneralizedTime reads YYYYMMDDhhmmssZ as Unix time.

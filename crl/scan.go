@@ -59,7 +59,9 @@ type scanner struct {
 	spool     Spool
 	each      func(Entry) error
 	tally     *Tally
+	serials   sequence
 	sum       Summary
+	times     [256]int64              // of the entries that are worked on
 	reasons   [len(reasonNames)]int64 // entries by reason code
 	algorithm []byte                  // contents of the inner AlgorithmIdentifier
 	digest    [64]byte                // room for the longest
@@ -121,6 +123,7 @@ func (s *scanner) tbsCertList(end int64) error {
 	if err := s.revoked(end); err != nil {
 		return err
 	}
+	s.sum.Order = s.serials.order()
 	if err := s.extensions(end); err != nil {
 		return err
 	}
@@ -279,13 +282,11 @@ func (s *scanner) entry(end int64) error {
 		}
 	}
 	s.sum.Revocations.add(at)
-	if s.tally != nil {
-		s.tally.add(serial.rest, at)
-	}
-	if err := e.done("the entry"); err != nil || s.each == nil {
+	if err := e.done("the entry"); err != nil {
 		return err
 	}
-	return s.each(Entry{Serial: serial.rest, RevokedAt: time.Unix(at, 0).UTC()})
+	s.serials.add(serial.rest)
+	return s.show(serial.rest, at)
 }
 
 func (s *scanner) entryExtensions(c cursor) error {

@@ -51,6 +51,7 @@ type Summary struct {
 	NewestRevocation time.Time // zero without entries
 	Revocations      Histogram
 	Reasons          map[string]int64 // by RFC 5280 name; entries without a reason are left out
+	Order            Order
 
 	SignatureAlgorithm x509.SignatureAlgorithm
 
