@@ -44,7 +44,7 @@ const (
 var errStateless = &exitError{
 	code:  exitUsage,
 	err:   errors.New("tidy needs a place for its record, and there is none: no Kubernetes cluster is configured"),
-	hints: []string{`outside Kubernetes set state: {backend: file, path: /var/lib/pkiwarden}`, "or look only, with --dry-run"},
+	hints: []string{`outside Kubernetes set state: {backend: file, path: /var/lib/pkiwarden}, or {backend: consul}`, "or look only, with --dry-run"},
 }
 
 // errNoVault is what a command says that needs one.
@@ -86,15 +86,6 @@ func newCluster(a *app, log *slog.Logger, cfg *config.Config) (*cluster, error) 
 		}
 		c.namespace = c.namespaceOf(c.namespace)
 	}
-	switch {
-	case cfg.State.Backend == config.BackendFile:
-		c.state, err = state.NewFiles(cfg.State.Path)
-	case c.kube != nil:
-		c.state, err = state.NewConfigMaps(c.kube.Client, c.namespace)
-	}
-	if err != nil {
-		return nil, err
-	}
 	if cfg.Consul.Address != "" {
 		c.consul, err = consul.New(consul.Options{
 			Address: consulAddress(cfg.Consul.Address), CAFile: cfg.Consul.CAFile, TokenFile: cfg.Consul.TokenFile, Token: wire.Secret(cfg.Consul.Token.Reveal()), Log: log,
@@ -102,6 +93,17 @@ func newCluster(a *app, log *slog.Logger, cfg *config.Config) (*cluster, error) 
 		if err != nil {
 			return nil, err
 		}
+	}
+	switch {
+	case cfg.State.Backend == config.BackendFile:
+		c.state, err = state.NewFiles(cfg.State.Path)
+	case cfg.State.Backend == config.BackendConsul:
+		c.state, err = state.NewConsul(c.consul, cfg.State.Path)
+	case c.kube != nil:
+		c.state, err = state.NewConfigMaps(c.kube.Client, c.namespace)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if c.state == nil && cfg.Tidy.Enabled {
 		return nil, errStateless

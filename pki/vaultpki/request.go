@@ -265,6 +265,7 @@ var tooLargeForms = []*regexp.Regexp{
 	regexp.MustCompile(`max value size for key \S+ is (\d+)`),                                   // raft, the value
 	regexp.MustCompile(`put failed due to value being too large.*max: (\d+)`),                   // raft, the entry
 	regexp.MustCompile(`Request body(?:\(\d+ bytes\))? too large, max size: (\d+)`),             // Consul, transaction or KV body
+	regexp.MustCompile(`is too large \(\d+ > (\d+) bytes\)`),                                    // Consul, KV value in a transaction
 	regexp.MustCompile(`[Vv]alue.*exceeds (\d+) byte limit`),                                    // Consul, KV value
 	regexp.MustCompile(`revocation list size \(\d+\) exceeds configured maximum \((\d+)\)`),     // max_crl_entries
 	regexp.MustCompile(`put failed due to value being too large()|[Vv]alue exceeds .* limit()`), // any other

@@ -12,10 +12,6 @@ import (
 	"github.com/pkiwarden/pkiwarden/pki"
 )
 
-// defaultMaxEntrySize is raft's max_entry_size where none is configured
-// (physical/raft/raft.go).
-const defaultMaxEntrySize = 1 << 20
-
 // healthCodes make sys/health answer 200 in every state, so that a status says
 // whether it is Vault that answers, and the body says how it is.
 var healthCodes = url.Values{
@@ -116,17 +112,12 @@ func (v *Vault) Storage(ctx context.Context) (crl.Storage, error) {
 	if err != nil {
 		return storage, fmt.Errorf("reading raft's max_entry_size: %w", err)
 	}
-	storage.Raft.MaxEntrySize = defaultMaxEntrySize
+	storage.Raft.Read = true
 	if text := config.Storage.Raft.MaxEntrySize; text != "" {
-		size, err := strconv.ParseInt(text, 10, 64)
+		storage.Raft.MaxEntrySize, err = strconv.ParseInt(text, 10, 64)
 		if err != nil {
 			return storage, fmt.Errorf("reading raft's max_entry_size: %w", err)
 		}
-		storage.Raft.MaxEntrySize = size
-		v.raftNote.Do(func() {
-			v.log.Info("raft's max_entry_size is read from Vault's configuration; a value changed by a reload is in force only after a restart of Vault",
-				"max_entry_size", size)
-		})
 	}
 	return storage, nil
 }

@@ -88,6 +88,7 @@ func TestRotateOverTheLimit(t *testing.T) {
 		{"consul, transaction", "error storing CRL: Unexpected response code: 413 (Request body(524515 bytes) too large, max size: 524288 bytes. See https://developer.hashicorp.com/docs/agent/config/config-files#txn_max_req_len.)", 524288},
 		{"consul, value", "error storing CRL: Unexpected response code: 413 (Value for key \"vault/x\" exceeds 524288 byte limit)", 524288},
 		{"max_crl_entries", "error encountered during CRL building: error building CRL: revocation list size (100001) exceeds configured maximum (100000)", 100000},
+		{"consul, value in a transaction", `error storing CRL: 1 error occurred: Value for key "vault/logical/2a/crls/3b" is too large (65537 > 65536 bytes)`, 65536},
 		{"unknown form", "put failed due to value being too large - see above", 0},
 		{"another error", "error storing CRL: context deadline exceeded", -1},
 	}

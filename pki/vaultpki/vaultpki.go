@@ -51,8 +51,6 @@ type Vault struct {
 	slow    time.Duration
 	log     *slog.Logger
 
-	raftNote sync.Once
-
 	allNamespaces bool
 
 	mu         sync.Mutex

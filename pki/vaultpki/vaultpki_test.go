@@ -311,17 +311,19 @@ func TestStorage(t *testing.T) {
 		size               int64
 		err                string
 	}{
-		{"raft by default", `{"storage_type":"raft","version":"1.21.1"}`, `{"data":{"storage":{"type":"raft","raft":{"max_entry_size":""}}}}`, "raft", 1048576, ""},
+		{"raft by default", `{"storage_type":"raft","version":"1.21.1"}`, `{"data":{"storage":{"type":"raft","raft":{"max_entry_size":""}}}}`, "raft", 0, ""},
+		{"raft of a version that shows none", `{"storage_type":"raft","version":"1.13.0"}`, `{"data":{"storage":{"type":"raft"}}}`, "raft", 0, ""},
 		{"raft", `{"storage_type":"raft","version":"1.21.1"}`, `{"data":{"storage":{"type":"raft","raft":{"max_entry_size":"65536"}}}}`, "raft", 65536, ""},
 		{"raft, hidden", `{"storage_type":"raft","version":"1.21.1"}`, `403 {"errors":["permission denied"]}`, "raft", 0, `needs capability "read" on path "sys/config/state/sanitized"`},
-		{"raft, nonsense", `{"storage_type":"raft"}`, `{"data":{"storage":{"raft":{"max_entry_size":"1MB"}}}}`, "raft", 1048576, "parsing \"1MB\""},
+		{"raft, nonsense", `{"storage_type":"raft"}`, `{"data":{"storage":{"raft":{"max_entry_size":"1MB"}}}}`, "raft", 0, "parsing \"1MB\""},
 		{"consul", `{"storage_type":"consul","version":"1.21.1"}`, "", "consul", 0, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFake(t, map[string]string{"GET sys/seal-status": tt.seal, "GET sys/config/state/sanitized": tt.config})
 			s, err := f.vault().Storage(t.Context())
-			if s.Backend != tt.backend || s.Raft.MaxEntrySize != tt.size || !contains(err, tt.err) {
+			read := tt.err == "" && tt.backend == "raft"
+			if s.Backend != tt.backend || s.Raft.MaxEntrySize != tt.size || err == nil && s.Raft.Read != read || !contains(err, tt.err) {
 				t.Errorf("%+v, %v", s, err)
 			}
 		})

@@ -50,7 +50,7 @@ var limitCases = []limitCase{
 
 	{name: "consul by default", refusals: [2]string{consulBodyTooBig, consulBodyTooBig}, named: 524288},
 	{name: "consul with a larger kv and a longer path", setting: 98765, txn: 65536, path: "secrets/vault/", refusals: [2]string{consulBodyTooBig, consulBodyTooBig}, named: 98765},
-	{name: "consul with a larger txn", setting: 65536, txn: 1 << 20, refusals: [2]string{consulValueTooBig, consulValueTooBig}},
+	{name: "consul with a larger txn", setting: 65536, txn: 1 << 20, refusals: [2]string{consulValueTooBig, consulValueTooBig}, named: 65536},
 
 	{name: "consul by default under Vault 1.13", version: "1.13", refusals: [2]string{consulBodyTooBig, consulBodyTooBig}, named: 524288},
 	{name: "consul with a larger kv under Vault 1.13", version: "1.13", setting: 98765, txn: 65536, refusals: [2]string{consulBodyTooBig, consulBodyTooBig}, named: 98765},
