@@ -94,6 +94,8 @@ var rules = []rule{
 	{"crl-no-issuer-usage", noIssuerUsage},
 	{"crl-number-backwards", numberBackwards},
 	{"crl-removed-early", removedEarly},
+	{"crl-unsorted", unsorted},
+	{"crl-duplicate-entries", duplicates},
 	{"crl-delta-without-base", deltaWithoutBase},
 	{"crl-mount-refused", mountRefused},
 	{"crl-history-unreadable", historyUnreadable},

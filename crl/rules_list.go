@@ -145,3 +145,34 @@ func noIssuerUsage(o Observation, _ Thresholds, _ time.Time) (Finding, bool) {
 	}
 	return f, true
 }
+
+// unsorted: Vault writes the entries that belong to no issuer, those of each
+// issuer that shares the list, and issuers that were revoked, each in the order
+// in which its storage lists them. More stretches mean a storage that does not
+// sort, or another hand.
+func unsorted(o Observation, _ Thresholds, _ time.Time) (Finding, bool) {
+	if o.List == nil || o.List.Order.Runs <= 2*int64(max(1, o.Issuers))+1 {
+		return Finding{}, false
+	}
+	return Finding{
+		Severity: Info,
+		Summary:  "The CRL's entries are not sorted, so tools that compare or search lists by merging take longer or need memory.",
+		Evidence: fmt.Sprintf("%d entries in %d sorted stretches", o.List.Entries, o.List.Order.Runs),
+		Remedy:   "Nothing has to be done: RFC 5280 asks for no order. Raft and Consul list their keys sorted; other storages may not.",
+		Citation: "Vault builtin/logical/pki/crl_util.go: entries follow the storage's list of revoked/",
+	}, true
+}
+
+// duplicates: one serial number twice in a row.
+func duplicates(o Observation, _ Thresholds, _ time.Time) (Finding, bool) {
+	if o.List == nil || o.List.Order.Duplicates == 0 {
+		return Finding{}, false
+	}
+	return Finding{
+		Severity: Warning,
+		Summary:  fmt.Sprintf("The CRL lists %d serial numbers again that it has listed just before.", o.List.Order.Duplicates),
+		Evidence: fmt.Sprintf("%d entries, of which %d repeat the one ahead of them", o.List.Entries, o.List.Order.Duplicates),
+		Remedy:   "Read crl/rotate. Should they stay, look for serial numbers in revoked/ that differ in their spelling only, and for issuers that were imported twice.",
+		Citation: "RFC 5280 sections 4.1.2.2 and 5.1.2.6: a serial number is unique for its issuer, and certificates are listed by it",
+	}, true
+}

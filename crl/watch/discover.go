@@ -62,14 +62,19 @@ func (w *Watch) findMounts(ctx context.Context, namespace string) error {
 		if w.mounts[m] == nil {
 			w.mounts[m] = newMount(m)
 			w.mounts[m].due = now.Add(w.mounts[m].phase(spread))
+			w.mounts[m].fleet.due = now.Add(w.mounts[m].fleet.phase(min(fleetEvery, time.Duration(len(wanted))*w.o.Interval)))
 		}
 		w.mounts[m].conditional = found.Conditional[m]
+	}
+	if w.o.Fleet != nil {
+		w.o.Fleet.Forget(slices.Collect(maps.Keys(w.mounts)))
 	}
 	return nil
 }
 
 func newMount(m pki.Mount) *mountState {
-	return &mountState{schedule: schedule{key: fmt.Sprintf("mount %s %s", m.Namespace, m.Path)}, mount: m}
+	name := m.Namespace + " " + m.Path
+	return &mountState{mount: m, schedule: schedule{key: "mount " + name}, fleet: schedule{key: "fleet " + name}}
 }
 
 // blind is why nothing at all can be measured: no namespace could be looked

@@ -91,6 +91,9 @@ func (w *Watch) observe(m pki.Mount, state *mountState, l *list) crl.Observation
 		Highest:      l.past.highest,
 		HighestUntil: l.past.highestUntil,
 	}
+	if room, known := w.headroom(state, l); known {
+		o.Headroom = &room
+	}
 	o.Missing = errors.Is(o.Err, pki.ErrNoCRL)
 	if l.past.counted {
 		o.Changes = &l.past.changes
@@ -117,6 +120,17 @@ func (w *Watch) observeDelta(full crl.Observation, l *list) (crl.Observation, bo
 		Delta:      true,
 		Base:       full.List,
 	}, d.summary != nil || d.err != nil
+}
+
+// headroom is how many times the live certificates of a list could be revoked
+// before it reaches its limit.
+func (w *Watch) headroom(state *mountState, l *list) (float64, bool) {
+	s := l.full.summary
+	if w.o.Fleet == nil || s == nil {
+		return 0, false
+	}
+	latest := crl.Sample{ThisUpdate: s.ThisUpdate, At: l.full.at, Bytes: s.Bytes, Entries: s.Entries}
+	return crl.Headroom(latest, w.limitOf(state), w.o.Fleet.Fleet(state.mount, l.issuer.Certificate))
 }
 
 // limitOf is the limit of the lists of one mount.

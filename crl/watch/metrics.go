@@ -17,6 +17,7 @@ var (
 	nextUpdateDesc = desc("crl_next_update_timestamp_seconds", "The CRL's nextUpdate; absent when it has none.")
 	successDesc    = desc("crl_last_success_timestamp_seconds", "When the CRL was last known to be the current one: read whole with the right signature, or said by Vault not to have changed since.")
 	reachedDesc    = desc("crl_limit_reached_timestamp_seconds", "When the CRL likely reaches the limit; absent when that is not known, or not in sight.")
+	headroomDesc   = desc("crl_rollout_headroom", "How many times all live certificates could be revoked before the CRL reaches the limit; absent when it is not known how many are live, or there is no limit.")
 	addedDesc      = desc("crl_entries_added_total", "Entries that were added to the CRL, as far as this instance has counted.")
 	removedDesc    = desc("crl_entries_removed_total", "Entries that were removed from the CRL, as far as this instance has counted.")
 )
@@ -27,7 +28,7 @@ func desc(name, help string) *prometheus.Desc {
 
 // Describe implements prometheus.Collector.
 func (w *Watch) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{bytesDesc, limitDesc, entriesDesc, thisUpdateDesc, nextUpdateDesc, successDesc, reachedDesc, addedDesc, removedDesc} {
+	for _, d := range []*prometheus.Desc{bytesDesc, limitDesc, entriesDesc, thisUpdateDesc, nextUpdateDesc, successDesc, reachedDesc, headroomDesc, addedDesc, removedDesc} {
 		descs <- d
 	}
 }
@@ -79,6 +80,9 @@ func (w *Watch) seriesOf(m pki.Mount, l *list) []prometheus.Metric {
 	}
 	if at := l.past.projection.LimitReachedAt; !at.IsZero() {
 		add(reachedDesc, prometheus.GaugeValue, unix(at))
+	}
+	if room, known := w.headroom(w.mounts[m], l); known {
+		add(headroomDesc, prometheus.GaugeValue, room)
 	}
 	if l.past.counts {
 		add(addedDesc, prometheus.CounterValue, float64(l.past.added))

@@ -27,6 +27,10 @@ const (
 	// failing, unless the interval is longer.
 	backoffMax = 5 * time.Minute
 
+	// fleetEvery is how often live certificates are counted: what that costs
+	// Vault is bounded by whoever counts.
+	fleetEvery = 10 * time.Minute
+
 	// startGap is the time between two mounts when they are first looked at.
 	startGap = 200 * time.Millisecond
 )
@@ -79,13 +83,15 @@ func (s *schedule) next(now time.Time, interval time.Duration, failed bool, chan
 	s.due = now.Add(pause*9/10 + time.Duration(chance*float64(pause)/5))
 }
 
-// task is one thing to do when its schedule says so: measuring a list, looking
-// at a mount, finding the mounts of a namespace, or finding namespaces; the
-// first of these that is set.
+// task is one thing to do when its schedule says so: measuring a list, counting
+// the live certificates of a mount, looking at it, finding the mounts of a
+// namespace, or finding namespaces; the first of these that is set.
 type task struct {
 	*schedule
+	every     time.Duration
 	failed    *error // where its error is remembered, unless it is all of Vault's
 	list      *list  // of mount
+	fleet     bool   // of mount
 	mount     *pki.Mount
 	namespace *string
 	startedAt time.Time
@@ -95,6 +101,8 @@ func (w *Watch) run(ctx context.Context, t *task) error {
 	switch {
 	case t.list != nil:
 		return w.measure(ctx, *t.mount, t.list, false)
+	case t.fleet:
+		return w.o.Fleet.Refresh(ctx, *t.mount)
 	case t.mount != nil:
 		return w.look(ctx, *t.mount)
 	case t.namespace != nil:
@@ -106,20 +114,23 @@ func (w *Watch) run(ctx context.Context, t *task) error {
 // tasks are all that there is to do, in no order. The caller holds w.mu.
 func (w *Watch) tasks() iter.Seq[task] {
 	return func(yield func(task) bool) {
-		if !yield(task{schedule: &w.walk, failed: &w.walkErr}) {
+		if !yield(task{schedule: &w.walk, every: w.o.Interval, failed: &w.walkErr}) {
 			return
 		}
 		for _, n := range w.namespaces {
-			if !yield(task{schedule: &n.schedule, failed: &n.err, namespace: &n.name}) {
+			if !yield(task{schedule: &n.schedule, every: w.o.Interval, failed: &n.err, namespace: &n.name}) {
 				return
 			}
 		}
 		for _, state := range w.mounts {
-			if !yield(task{schedule: &state.schedule, failed: &state.err, mount: &state.mount}) {
+			if !yield(task{schedule: &state.schedule, every: w.o.Interval, failed: &state.err, mount: &state.mount}) {
+				return
+			}
+			if w.o.Fleet != nil && !yield(task{schedule: &state.fleet, every: fleetEvery, failed: &state.fleetErr, fleet: true, mount: &state.mount}) {
 				return
 			}
 			for _, l := range state.lists {
-				if !l.cannotSign && !yield(task{schedule: &l.schedule, failed: &l.full.err, list: l, mount: &state.mount}) {
+				if !l.cannotSign && !yield(task{schedule: &l.schedule, every: w.o.Interval, failed: &l.full.err, list: l, mount: &state.mount}) {
 					return
 				}
 			}
@@ -202,7 +213,14 @@ func (w *Watch) take(n int) []*task {
 	}
 	slices.SortFunc(due, func(a, b task) int { return a.due.Compare(b.due) })
 	var taken []*task
-	for _, t := range due[:min(n, len(due))] {
+	for _, t := range due {
+		if len(taken) == n {
+			break
+		}
+		if t.fleet && w.counting {
+			continue // it takes a while: one at a time, lest the lists wait
+		}
+		w.counting = w.counting || t.fleet
 		t.running, t.startedAt = true, now
 		taken = append(taken, &t)
 	}
@@ -215,14 +233,18 @@ func (w *Watch) settle(ctx context.Context, r result) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r.running = false
+	w.counting = w.counting && !r.fleet
 	switch {
 	case ctx.Err() != nil:
 		return nil
 	case away:
 		return r.err // nobody's fault: it stays due
 	}
+	if r.fleet && r.err != nil && (*r.failed == nil || (*r.failed).Error() != r.err.Error()) {
+		w.o.Log.Info("live certificates could not be counted, so rollout headroom is unknown or old", "mount", r.mount.Name(), "error", r.err)
+	}
 	*r.failed = r.err
-	r.next(w.o.Now(), w.o.Interval, r.err != nil, w.o.Random())
+	r.next(w.o.Now(), r.every, r.err != nil, w.o.Random())
 	return nil
 }
 

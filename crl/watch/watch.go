@@ -8,6 +8,7 @@ package watch
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -57,11 +58,23 @@ type Settings interface {
 	MaySignCRLs(ctx context.Context, m pki.Mount, issuerID string) (bool, error)
 }
 
+// Fleet knows how many certificates are live. [Fleets] is one.
+type Fleet interface {
+	// Fleet is what is known of an issuer's. It makes no request.
+	Fleet(m pki.Mount, issuer *x509.Certificate) crl.Fleet
+	// Refresh does what is due to know it. It may take some seconds.
+	Refresh(ctx context.Context, m pki.Mount) error
+	// Forget drops what is known of mounts other than these.
+	Forget(present []pki.Mount)
+}
+
 // Options configure a Watch.
 type Options struct {
 	Vault  Vault
 	Limits Limits
 	State  State // nil: history ends with the process
+
+	Fleet Fleet // nil: how many certificates are live is unknown
 
 	Mounts     []string      // patterns as [pki.Select] reads them; default: all
 	Interval   time.Duration // about how often each list is looked at; default 1 min
@@ -93,6 +106,7 @@ type Watch struct {
 	limit      crl.Limit
 	asked      bool  // limit has been asked for
 	away       error // Vault as a whole could not be asked
+	counting   bool  // live certificates, now
 }
 
 // namespaceState is what is remembered of a namespace.
@@ -114,6 +128,8 @@ type mountState struct {
 	settings    settings
 	refusal     refusal
 	kept        kept
+	fleet       schedule
+	fleetErr    error
 }
 
 // list is what is remembered of one list: that of all issuers of a mount with
