@@ -32,7 +32,23 @@ func corpora(t testing.TB) string {
 
 // stricter are the lists that crypto/x509 accepts and this package does not,
 // with the rule that each breaks.
-var stricter = map[string]string{}
+var stricter = map[string]string{
+	"boringssl/pki/testdata/crl_unittest/invalid_garbage_after_crlentryextensions.pem": ruleNoTrailing,
+	"boringssl/pki/testdata/crl_unittest/invalid_garbage_after_extensions.pem":         ruleNoTrailing,
+	"boringssl/pki/testdata/crl_unittest/invalid_garbage_after_nextupdate.pem":         ruleNoTrailing,
+	"boringssl/pki/testdata/crl_unittest/invalid_garbage_after_revocationdate.pem":     ruleNoTrailing,
+	"boringssl/pki/testdata/crl_unittest/invalid_garbage_after_revokedcerts.pem":       ruleNoTrailing,
+	"boringssl/pki/testdata/crl_unittest/invalid_garbage_after_thisupdate.pem":         ruleNoTrailing,
+	"boringssl/pki/testdata/crl_unittest/invalid_idp_dpname_choice_extra_data.pem":     ruleDistributionPoint,
+	"boulder/linter/lints/cpcps/testdata/crl_idp_no_fullname.pem":                      ruleDistributionPoint,
+	"boulder/linter/lints/cpcps/testdata/crl_idp_no_uris.pem":                          ruleDistributionPoint,
+	"boulder/linter/lints/cpcps/testdata/crl_idp_some_reasons.pem":                     ruleDistributionPoint,
+	"boulder/linter/lints/rfc/testdata/crl_utctime_no_seconds.pem":                     ruleUTCTime,
+	"rustls-webpki/tests/crls/crl.idp.explicit.false.bool.der":                         ruleDistributionPoint,
+	"rustls-webpki/tests/crls/crl.idp.invalid.bool.der":                                ruleDistributionPoint,
+	"rustls-webpki/tests/crls/crl.idp.invalid.name.der":                                ruleDistributionPoint,
+	"rustls-webpki/tests/crls/crl.idp.unknown.tag.der":                                 ruleDistributionPoint,
+}
 
 // verdicts are what three parsers made of a list.
 type verdicts struct {

@@ -22,8 +22,9 @@ import (
 )
 
 // differs fails where Scan and crypto/x509 disagree on der, other than by a
-// rule in which Scan is stricter.
-func differs(t *testing.T, der []byte) {
+// rule in which Scan is stricter. It returns what both make of a list that they
+// accept, and what the spool holds.
+func differs(t *testing.T, der []byte) (list *x509.RevocationList, s Summary, spooled []byte) {
 	t.Helper()
 	var entries []Entry
 	kept := &memory{}
@@ -39,7 +40,7 @@ func differs(t *testing.T, der []byte) {
 		compare(t, der, s)
 		compareEntries(t, list, entries, s.Order)
 		comparePoint(t, list, s.IDP)
-		compareSignature(t, list, s, kept.held)
+		return list, s, kept.held
 	case err == nil:
 		t.Errorf("accepted, crypto/x509 has %v\n%x", x509Err, der)
 	case errors.Is(err, ErrTooLarge) && (x509Err != nil || len(der) > maxElement):
@@ -51,6 +52,7 @@ func differs(t *testing.T, der []byte) {
 	case x509Err == nil && syntax.Rule == "":
 		t.Errorf("%v, crypto/x509 accepts it\n%x", err, der)
 	}
+	return nil, Summary{}, nil
 }
 
 // compareEntries compares what Each was shown, one by one, and their order.
@@ -221,7 +223,7 @@ func TestScanMutations(t *testing.T) {
 				differs(t, append(append(bytes.Clone(der[:at+1]), der[at]), der[at+1:]...))
 			}
 			// Two at once: a length and what it covers.
-			for range 3000 {
+			for range 1000 {
 				changed := bytes.Clone(der)
 				changed[random.IntN(len(der))] += byte(random.IntN(5)) - 2
 				changed[random.IntN(len(der))] += byte(random.IntN(5)) - 2
@@ -257,7 +259,9 @@ func FuzzScan(f *testing.F) {
 		if !(&window{src: bytes.NewReader(der), buf: make([]byte, windowSize)}).looksLikeDER() {
 			t.Skip("PEM or nothing")
 		}
-		differs(t, der)
+		if list, s, spooled := differs(t, der); list != nil {
+			compareSignature(t, list, s, spooled)
+		}
 	})
 }
 

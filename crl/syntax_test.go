@@ -332,27 +332,3 @@ func TestScanPEM(t *testing.T) {
 		}
 	}
 }
-
-// TestScanTruncated cuts lists at every octet.
-func TestScanTruncated(t *testing.T) {
-	a := p256(t)
-	for name, template := range lists() {
-		der := a.sign(t, template)
-		for n := range der {
-			_, err := Scan(bytes.NewReader(der[:n]), Options{})
-			var syntax *SyntaxError
-			if !errors.As(err, &syntax) {
-				t.Fatalf("%s, cut at byte %d of %d: %v", name, n, len(der), err)
-			}
-			if syntax.Offset > int64(n) {
-				t.Fatalf("%s, cut at byte %d: the error is at byte %d", name, n, syntax.Offset)
-			}
-		}
-		text := pemBlock("X509 CRL", der)
-		for n := range len(text) - 1 { // the last newline is not missed
-			if _, err := Scan(strings.NewReader(text[:n]), Options{}); err == nil {
-				t.Fatalf("%s: PEM cut at byte %d of %d is accepted", name, n, len(text))
-			}
-		}
-	}
-}
