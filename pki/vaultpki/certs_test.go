@@ -27,6 +27,7 @@ func TestCertificatesAreListed(t *testing.T) {
 		"three":          {`{"request_id":"r","data":{"keys":["0a:ff", "1b-22","7"]},"warnings":null}`, []string{"0a:ff", "1b-22", "7"}, ""},
 		"other keys":     {`{"data":{"key_info":{"keys":["1"]},"keys":["0a"]}}`, []string{"0a"}, ""},
 		"none":           {"", nil, ""},
+		"no mount":       {`404 {"errors":["no handler for route \"team/pki/certs\". route entry not found."]}`, nil, "no handler for route"},
 		"an empty list":  {`{"data":{"keys":[]}}`, nil, ""},
 		"cut short":      {`{"data":{"keys":["0a:ff","1b`, []string{"0a:ff"}, "unexpected EOF"},
 		"cut at a comma": {`{"data":{"keys":["0a:ff",`, []string{"0a:ff"}, "unexpected EOF"},
