@@ -15,7 +15,6 @@ const (
 	minLists  = 3          // different lists: how often Vault builds one is not known before
 	maxStale  = 3 * oneDay // since a list was last seen
 	maxAhead  = 2 * 365    // days
-	perSpan   = 4          // it looks ahead so many times as far as it looks back
 	maxBack   = 56         // days that are looked back at
 	aheadOf   = time.Hour  // by which Vault's clock may be ahead of ours
 	unwatched = 3 * oneDay // between two sightings: the list grew meanwhile, rather than at the end
