@@ -1,8 +1,12 @@
 package crl
 
 import (
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
+	"math"
 	"math/big"
 	"math/rand/v2"
 	"reflect"
@@ -377,22 +381,46 @@ func TestHistoryJSONIsStable(t *testing.T) {
 	}
 }
 
+// FuzzHistory reads records, and samples whose checksum is right whatever is in
+// them: nothing in a history, and no limit, makes a forecast panic or go back
+// in time.
 func FuzzHistory(f *testing.F) {
 	data, _, _ := recordOf(1, 2).Encode(MaxHistoryRecord)
-	f.Add(data)
-	f.Fuzz(func(t *testing.T, data []byte) {
-		r, err := ParseHistoryRecord(data)
-		if err != nil {
-			return
+	f.Add(data, int64(1000), int64(0))
+	var rows []byte
+	for day := range int64(20) { // differences: a day, no hours, a number, 400 bytes, 10 entries …
+		for _, n := range []int64{86400 + day/19*1e6, 0, 1, 400, 10, 1 - min(day, 1), 10, 0} {
+			rows = binary.AppendVarint(rows, n)
 		}
-		for _, l := range r.Lists {
-			Forecast(l.History, Limit{Known: true, MaxBytes: 1000}, epoch)
-			if again := l.History.Merge(l.History).Merge(History{}); len(again.samples) == 0 {
-				t.Errorf("samples are lost")
+	}
+	f.Add(rows, int64(10_000), int64(100))
+	f.Fuzz(func(t *testing.T, data []byte, bytes, entries int64) {
+		var histories []History
+		if r, err := ParseHistoryRecord(data); err == nil {
+			for _, l := range r.Lists {
+				histories = append(histories, l.History)
+			}
+			if _, _, err := r.Encode(MaxHistoryRecord); err != nil {
+				t.Error(err)
 			}
 		}
-		if _, _, err := r.Encode(MaxHistoryRecord); err != nil {
-			t.Error(err)
+		sealed := binary.BigEndian.AppendUint32(slices.Clone(data), crc32.ChecksumIEEE(data))
+		if samples, err := decodeSamples(base64.RawStdEncoding.EncodeToString(sealed)); err == nil {
+			histories = append(histories, History{samples}.Merge(History{}))
+		}
+		limit := Limit{Known: true, MaxBytes: max(0, bytes), MaxEntries: max(0, entries)}
+		for _, h := range histories {
+			latest, _ := h.Latest()
+			for _, now := range []time.Time{latest.ThisUpdate, latest.ThisUpdate.Add(36 * time.Hour), epoch} {
+				p := Forecast(h, limit, now)
+				if math.IsNaN(p.BytesPerDay) || !p.Passed && !p.LimitReachedAt.IsZero() && p.LimitReachedAt.Before(now) ||
+					!p.LimitReachedAt.IsZero() && !p.EarliestAt.IsZero() && p.EarliestAt.After(p.LimitReachedAt) {
+					t.Errorf("at %s: %+v", now, p)
+				}
+				Revocations(h, now)
+				SteadyState(latest, SteadyInputs{Rate{1, 1, ""}, oneDay, oneDay, oneDay}, limit)
+				Headroom(latest, limit, ConfiguredFleet(bytes))
+			}
 		}
 	})
 }
