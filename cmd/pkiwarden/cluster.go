@@ -171,6 +171,12 @@ func (c *cluster) vaultWork(session *vault.Session, o vaultWorkOptions) (*vaultW
 	}
 	if o.registry != nil { // a command sees one moment, which is no history
 		watching.State = c.state
+		watching.Fleet, err = watch.NewFleets(watch.FleetOptions{
+			Configured: c.cfg.CRL.FleetSize, Certs: w.pki, Counts: w.pki, SafetyBuffer: c.cfg.Tidy.SafetyBuffer, Log: o.log,
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	w.watch, err = watch.New(watching)
 	if err != nil {
