@@ -250,6 +250,8 @@ func (w *Watch) Measure(ctx context.Context, m pki.Mount) ([]pki.CRL, error) {
 	w.mu.Unlock()
 	if state == nil { // not watched, or not found yet: nothing is remembered
 		state = newMount(m)
+	} else {
+		w.load(ctx, m, state) // what is measured is compared with what was
 	}
 	if err := w.list(ctx, m, state); err != nil {
 		return nil, err
