@@ -21,6 +21,9 @@ type ConsulOptions struct {
 	// TLS serves HTTPS with these files instead of HTTP. They are read at start
 	// and at every reload.
 	TLS *TLSFiles
+	// ManagementToken switches ACLs on, with everything denied by default. It is
+	// a UUID, and may do everything.
+	ManagementToken string
 	// Extra is added to the end of the configuration file, as HCL.
 	Extra string
 }
@@ -71,7 +74,7 @@ func (c *Consul) write(dir string, ports []int) error {
 	if err := os.WriteFile(c.ConfigFile, []byte(c.config(dir, ports)), 0o600); err != nil {
 		return fmt.Errorf("writing consul's configuration: %w", err)
 	}
-	config := &api.Config{Address: c.ListenAddress, Scheme: "http", Transport: &http.Transport{}}
+	config := &api.Config{Address: c.ListenAddress, Scheme: "http", Token: c.options.ManagementToken, Transport: &http.Transport{}}
 	if c.options.TLS != nil {
 		if err := os.WriteFile(c.caFile, c.options.TLS.CA, 0o644); err != nil {
 			return fmt.Errorf("writing consul's CA: %w", err)
@@ -99,6 +102,10 @@ func (c *Consul) config(dir string, ports []int) string {
 	if n := c.options.TxnMaxReqLen; n != 0 {
 		limits += fmt.Sprintf("  txn_max_req_len = %d\n", n)
 	}
+	acl := ""
+	if token := c.options.ManagementToken; token != "" {
+		acl = fmt.Sprintf("acl {\n  enabled = true\n  default_policy = \"deny\"\n  tokens {\n    initial_management = %q\n  }\n}\n", token)
+	}
 	return fmt.Sprintf(`
 server = true
 bootstrap_expect = 1
@@ -125,8 +132,8 @@ performance {
 leave_on_terminate = false
 disable_update_check = true
 log_level = "debug"
-%s%s
-`, filepath.Base(dir), filepath.Join(dir, "data"), httpPort, httpsPort, ports[1], ports[2], limits, tls, c.options.Extra)
+%s%s%s
+`, filepath.Base(dir), filepath.Join(dir, "data"), httpPort, httpsPort, ports[1], ports[2], limits, tls, acl, c.options.Extra)
 }
 
 // leads is ready once the server takes writes.
@@ -142,5 +149,5 @@ func (c *Consul) leads(ctx context.Context) error {
 	return err
 }
 
-// Client is a client without a token. It is shared.
+// Client is a client with the management token, where there is one. It is shared.
 func (c *Consul) Client() *api.Client { return c.client }
