@@ -61,7 +61,7 @@ type scanner struct {
 	tally     *Tally
 	serials   sequence
 	sum       Summary
-	times     [256]int64              // of the entries that are worked on
+	times     [512]int64              // of the entries that are worked on
 	reasons   [len(reasonNames)]int64 // entries by reason code
 	algorithm []byte                  // contents of the inner AlgorithmIdentifier
 	digest    [64]byte                // room for the longest

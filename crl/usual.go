@@ -125,7 +125,7 @@ func (e shape) falls(b []byte, from int, ahead uint64) (at int, falls int64, las
 
 // dates reads the dates of the entries that b is, if all have this shape, and
 // returns how many are UTCTime as it should be.
-func (e shape) dates(b []byte, times *[256]int64) int {
+func (e shape) dates(b []byte, times *[512]int64) int {
 	at := e.dateAt
 	for i := range times {
 		if at < 0 || at >= len(b)-14 { // which spares checks below
