@@ -3,6 +3,7 @@ package crl
 import (
 	"errors"
 	"fmt"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,21 @@ func TestFindings(t *testing.T) {
 	valid := func(left time.Duration) *Summary {
 		return &Summary{Bytes: 1, ThisUpdate: now.Add(left - 72*time.Hour), NextUpdate: now.Add(left)}
 	}
+	entries := func(n int64) *Summary { return &Summary{Bytes: 1, Entries: n, ThisUpdate: now} }
+	numbered := func(n int64) *Summary { return &Summary{Bytes: 1, ThisUpdate: now, Number: big.NewInt(n)} }
+	delta := func(base int64) *Summary {
+		return &Summary{Bytes: 1, ThisUpdate: now, Number: big.NewInt(base + 1), BaseNumber: big.NewInt(base)}
+	}
+	ordered := func(o Order) *Summary { return &Summary{Bytes: 1, ThisUpdate: now, Entries: 9, Order: o} }
+	reached := func(after time.Duration) Projection {
+		return Projection{LimitReachedAt: now.Add(after), Basis: "the basis"}
+	}
+	ptr := func(f float64) *float64 { return &f }
+	current := Storage{VaultVersion: "1.21.4"}
+	errNone := errors.New("vault has no CRL for this issuer: status 204")
+	// An hour between the lists; what is gone had been revoked in the hour before.
+	gone := &Changes{Added: 1, Removed: 3, Exact: true, gone: [ages]int64{1: 3}, elapsed: 3600}
+	verdicts := map[string]bool{}
 	for _, c := range []struct {
 		name     string
 		o        Observation
@@ -47,18 +63,94 @@ func TestFindings(t *testing.T) {
 		{"malformed", Observation{Err: fmt.Errorf("scanning CRL: %w", &SyntaxError{Offset: 3, Want: "a", Got: "b"})}, "crl-unreadable critical", "at byte 3"},
 		{"too large", Observation{Err: fmt.Errorf("scanning CRL: %w", ErrTooLarge)}, "crl-unreadable unknown", "too large"},
 		{"may not sign", Observation{CannotSign: true}, "crl-no-issuer-usage warning", "cRLSign"},
+		{"no list", Observation{Err: errNone, Missing: true}, "crl-missing warning", "no CRL"},
+		{"no list any more", Observation{List: list(1), Err: errNone, Missing: true}, "crl-missing critical", ""},
+		{"no list, and none expected", Observation{Err: errNone, Missing: true, CannotSign: true}, "crl-no-issuer-usage warning", ""},
+		{"usage forbids", Observation{Err: errNone, Missing: true, UsageForbids: true}, "crl-missing warning,crl-no-issuer-usage warning", ""},
+		{"usage forbids, an old list", Observation{List: list(1), UsageForbids: true}, "crl-no-issuer-usage warning", "crl-signing"},
+
+		{"15 days to the limit", Observation{List: list(1), Limit: limit, Projection: reached(15 * 24 * time.Hour)}, "", ""},
+		{"14 days to the limit", Observation{List: list(1), Limit: limit, Projection: reached(14 * 24 * time.Hour)}, "crl-near-limit warning", "reached on 2026-05-15T12:00:00Z by the basis"},
+		{"3 days to the limit", Observation{List: list(1), Limit: limit, Projection: reached(72 * time.Hour)}, "crl-near-limit critical", ""},
+		{"limit reached, no limit known", Observation{List: list(1), Projection: reached(time.Hour)}, "", ""},
+		{"headroom 2", Observation{List: list(1), Limit: limit, Headroom: ptr(2.0)}, "", ""},
+		{"headroom below 2", Observation{List: list(1), Limit: limit, Headroom: ptr(1.9)}, "crl-near-limit warning", ""},
+		{"headroom below 1", Observation{List: list(1), Limit: limit, Headroom: ptr(0.9)}, "crl-near-limit critical", ""},
+		{"no headroom at all", Observation{List: list(1), Limit: limit, Headroom: ptr(0.0)}, "crl-near-limit critical", ""},
+		{"entries below the warning", Observation{List: entries(59), Limit: Limit{Known: true, Storage: current}.WithMaxEntries(100)}, "", ""},
+		{"entries at the warning", Observation{List: entries(60), Limit: Limit{Known: true, Storage: current}.WithMaxEntries(100)}, "crl-near-limit warning", "max_crl_entries"},
+		{"more entries than allowed", Observation{List: entries(101), Limit: Limit{Known: true, Storage: current}.WithMaxEntries(100)}, "crl-over-limit critical", "max_crl_entries"},
+
+		{"refused by Consul", Observation{List: list(1), Refused: errors.New("Request body(524515 bytes) too large, max size: 524288 bytes")}, "crl-not-written critical", "524515 bytes) too large, max size: 524288 bytes; the CRL that is served is of 2026-05-01T11:00:00Z"},
+		{"refused by raft", Observation{Refused: errors.New("put failed due to value being too large, max value size for key k is 65536, got 65569")}, "crl-not-written critical", "max value size for key k is 65536"},
+
+		{"rebuilt by time", Observation{List: valid(20 * time.Hour)}, "", ""},
+		{"rebuilt by revocations, lately", Observation{List: valid(37 * time.Hour), AutoRebuildOff: true}, "", ""},
+		{"rebuilt by revocations, long ago", Observation{List: valid(36 * time.Hour), AutoRebuildOff: true}, "crl-auto-rebuild-off warning", "auto_rebuild=false; thisUpdate 2026-04-30T00:00:00Z"},
+		{"rebuilt by revocations, nearly expired", Observation{List: valid(time.Hour), AutoRebuildOff: true}, "crl-stale warning", ""},
+
+		{"number as before", Observation{List: numbered(7), Highest: big.NewInt(7), HighestUntil: now.Add(time.Hour)}, "", ""},
+		{"number went backwards", Observation{List: numbered(6), Highest: big.NewInt(7), HighestUntil: now.Add(time.Hour)}, "crl-number-backwards warning", "number 6, after 7, which is valid until 2026-05-01T13:00:00Z"},
+		{"number of a list that has ended", Observation{List: numbered(6), Highest: big.NewInt(7), HighestUntil: now}, "", ""},
+		{"no number", Observation{List: list(1), Highest: big.NewInt(7), HighestUntil: now.Add(time.Hour)}, "", ""},
+
+		{"removed within the buffer", Observation{List: list(1), Changes: gone, SafetyBuffer: 72 * time.Hour}, "crl-removed-early critical", "3 entries fewer and 1 more"},
+		{"removed beyond the buffer", Observation{List: list(1), Changes: gone, SafetyBuffer: 30 * time.Minute}, "", ""},
+		{"removed, no tidy known", Observation{List: list(1), Changes: gone}, "", ""},
+
+		{"sorted stretches of two issuers", Observation{List: ordered(Order{Runs: 5}), Issuers: 2}, "", ""},
+		{"more stretches", Observation{List: ordered(Order{Runs: 6}), Issuers: 2}, "crl-unsorted info", "6 sorted stretches"},
+		{"listed twice", Observation{List: ordered(Order{Runs: 1, Sorted: true, Duplicates: 2})}, "crl-duplicate-entries warning", "2 repeat"},
+
+		{"delta", Observation{Delta: true, List: delta(7), Base: numbered(7)}, "", ""},
+		{"delta on an older base", Observation{Delta: true, List: delta(6), Base: numbered(7)}, "", ""},
+		{"delta on a newer base", Observation{Delta: true, List: delta(8), Base: numbered(7)}, "crl-delta-without-base warning", "base number 8; the CRL has number 7"},
+		{"delta, the list has no number", Observation{Delta: true, List: delta(8), Base: list(1)}, "crl-delta-without-base warning", "the CRL has no number"},
+		{"delta without the list", Observation{Delta: true, List: delta(8)}, "", ""},
+		{"no delta at all", Observation{Delta: true, List: numbered(8), Base: numbered(8)}, "crl-delta-without-base warning", "no delta CRL indicator"},
+
+		{"mount refused", Observation{MountRefused: `it holds the segment ".."`}, "crl-mount-refused unknown", `".."`},
+		{"history damaged", Observation{HistoryErr: errors.New("it is damaged")}, "crl-history-unreadable warning", "it is damaged"},
+		{"revocations not listed", Observation{Drift: 5}, "crl-count-drift critical", ": 5, "},
+		{"more listed than revoked", Observation{Drift: -5}, "crl-count-drift warning", ": -5, "},
+
 		{"two at once", Observation{List: &Summary{Bytes: 900, ThisUpdate: now.Add(-72 * time.Hour), NextUpdate: now}, Limit: limit}, "crl-near-limit critical,crl-stale critical", ""},
 	} {
 		c.o.Subject = "mount pki, issuer root"
 		var got []string
 		for _, f := range Findings(c.o, thresholds, now) {
 			got = append(got, f.Rule+" "+string(f.Severity))
+			verdicts[f.Rule] = true
 			if f.Subject != c.o.Subject || f.Summary == "" || f.Remedy == "" || f.Citation == "" || !strings.Contains(f.Evidence, c.evidence) {
 				t.Errorf("%s: %+v", c.name, f)
 			}
 		}
 		if strings.Join(got, ",") != c.want {
 			t.Errorf("%s: %v, want %s", c.name, got, c.want)
+		}
+	}
+	for _, r := range rules {
+		if !verdicts[r.id] {
+			t.Errorf("no fixture makes %s speak", r.id)
+		}
+	}
+}
+
+func TestThresholds(t *testing.T) {
+	if err := thresholds.Validate(); err != nil {
+		t.Error(err)
+	}
+	for want, edit := range map[string]func(*Thresholds){
+		"shares 0 < warn <= critical <= 1":   func(t *Thresholds) { t.Warn.Share = 0.9 },
+		"horizons warn >= critical >= 0":     func(t *Thresholds) { t.Warn.Horizon = time.Hour },
+		"headrooms warn >= critical >= 0":    func(t *Thresholds) { t.Warn.Headroom = 0.5 },
+		"want shares 0 < warn <= critical":   func(t *Thresholds) { t.Critical.Share = 1.1 },
+		"want horizons warn >= critical >= ": func(t *Thresholds) { t.Critical.Horizon = -1 },
+	} {
+		bad := thresholds
+		edit(&bad)
+		if err := bad.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
 		}
 	}
 }
