@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// The bounds were set after a run over other seeds, 20 for each world, than
+// those that are used here.
+//
 // The backtest makes lists grow by a rule, lets a History see them until some
 // days before the limit is reached, forecasts, and compares with when it was.
 
@@ -91,7 +94,7 @@ var worlds = []world{
 			return 0
 		}},
 	{name: "weekly deploy", revoked: tuesdays(600), limitAt: limitAt, median: 4, close: .9, covered: .9},
-	{name: "weekly deploy, Vault rebuilds every 60 h", revoked: tuesdays(600), rebuild: 60, limitAt: limitAt, median: 15, close: .8, covered: .9},
+	{name: "weekly deploy, Vault rebuilds every 60 h", revoked: tuesdays(600), rebuild: 60, limitAt: limitAt, median: 20, close: .7, covered: .9},
 	{name: "office hours", limitAt: limitAt, median: 4, close: .9, covered: .9,
 		revoked: func(r *rand.Rand, hour int) int {
 			if hour%168 < 5*24 && hour%24 >= 9 && hour%24 < 17 {
@@ -99,7 +102,7 @@ var worlds = []world{
 			}
 			return 0
 		}},
-	{name: "deploys at random, a third of the days", limitAt: limitAt, median: 40, close: .3, covered: .9,
+	{name: "deploys at random, a third of the days", limitAt: limitAt, median: 45, close: .2, covered: .9,
 		revoked: func(r *rand.Rand, hour int) int {
 			if hour%24 == 14 && r.IntN(3) == 0 {
 				return large(r, 300)
