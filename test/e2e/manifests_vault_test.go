@@ -30,6 +30,7 @@ var (
 		{method: "GET", path: "pki/tidy-status"},
 		{method: "LIST", path: "pki/roles"},
 		{method: "GET", path: "pki/roles/pod"},
+		{method: "LIST", path: "pki/certs"},
 		{method: "LIST", path: "pki/issuers"},
 		{method: "GET", path: "pki/issuer/ISSUER/json"},
 		{method: "GET", path: "pki/issuer/ISSUER/crl/der"},
@@ -59,6 +60,7 @@ var (
 		{method: "POST", path: "pki/revoke", body: map[string]any{"serial_number": "00:11"}},
 		{method: "POST", path: "pki/revoke-with-key"},
 		{method: "LIST", path: "pki/keys"},
+		{method: "LIST", path: "pki/certs/revoked"},
 		{method: "GET", path: "pki/key/ISSUER"},
 		{method: "POST", path: "pki/keys/generate/exported"},
 		// Settings.
