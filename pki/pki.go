@@ -7,8 +7,11 @@ package pki
 import (
 	"crypto/x509"
 	"errors"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/pkiwarden/pkiwarden/crl"
 )
@@ -25,12 +28,16 @@ type Mount struct {
 }
 
 // Name is the mount as metrics, reports and configuration name it: its
-// namespace and path.
+// namespace and path. It is quoted where it holds what is not printed.
 func (m Mount) Name() string {
-	if m.Namespace == "" {
-		return m.Path
+	name := m.Path
+	if m.Namespace != "" {
+		name = strings.Trim(m.Namespace, "/") + "/" + m.Path
 	}
-	return strings.Trim(m.Namespace, "/") + "/" + m.Path
+	if !utf8.ValidString(name) || strings.IndexFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) >= 0 {
+		return strconv.QuoteToASCII(name)
+	}
+	return name
 }
 
 // Issuer is one issuer of a mount.

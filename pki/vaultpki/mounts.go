@@ -74,7 +74,7 @@ func (v *Vault) MountsIn(ctx context.Context, namespace string) (pki.Discovery, 
 		}
 		m := pki.Mount{Namespace: namespace, Path: strings.TrimSuffix(path, "/"), UUID: info.UUID}
 		if err := cmp.Or(checkPath(m.Path), checkUUID(m.UUID)); err != nil {
-			found.Refused = append(found.Refused, pki.RefusedMount{Name: quote(m.Name()), Reason: err.Error()})
+			found.Refused = append(found.Refused, pki.RefusedMount{Name: quote(strings.TrimPrefix(m.Namespace+"/"+m.Path, "/")), Reason: err.Error()})
 			continue
 		}
 		found.Mounts = append(found.Mounts, m)
