@@ -46,9 +46,9 @@ type Observation struct {
 	// Of a mount.
 	MountRefused string // why nothing is asked of it
 	HistoryErr   error  // of reading or writing what is remembered of its lists
-	// Drift is by how many revocations Vault's own count is ahead of what the
-	// lists hold, where the two ought to agree and have not for more than one
-	// reading.
+	// Drift is how many revocations Vault has counted that are in no list, or,
+	// below 0, how many entries the lists hold that are not counted: where the two
+	// ought to agree, and for more than a moment.
 	Drift int64
 }
 

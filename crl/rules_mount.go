@@ -46,6 +46,6 @@ func countDrift(o Observation, _ Thresholds, _ time.Time) (Finding, bool) {
 	default:
 		return Finding{}, false
 	}
-	f.Evidence = fmt.Sprintf("tidy-status current_revoked_cert_count less the entries of all CRLs of the mount: %d, at two readings in a row", o.Drift)
+	f.Evidence = fmt.Sprintf("tidy-status current_revoked_cert_count less the entries of all CRLs of the mount: %d, for longer than a revocation takes", o.Drift)
 	return f, true
 }

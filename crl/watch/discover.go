@@ -129,6 +129,7 @@ func (w *Watch) list(ctx context.Context, m pki.Mount, state *mountState) error 
 		groups[i] = old
 	}
 	state.lists, state.listed = groups, true
+	state.keyless = slices.ContainsFunc(issuers, func(i pki.Issuer) bool { return i.KeyID == "" })
 	return nil
 }
 

@@ -9,10 +9,6 @@ import (
 	"github.com/pkiwarden/pkiwarden/pki"
 )
 
-// steadyReadings is for how many readings, ten minutes apart, counts have to
-// differ before that is more than a revocation under way.
-const steadyReadings = 2
-
 // Findings are the verdicts on what is remembered, as of now.
 func (w *Watch) Findings() []crl.Finding {
 	w.mu.Lock()
@@ -69,11 +65,7 @@ func (w *Watch) own(err error) error {
 }
 
 func (s *mountState) observe(m pki.Mount, err error) crl.Observation {
-	o := crl.Observation{Subject: "mount " + m.Name(), Err: err, HistoryErr: s.kept.err}
-	if s.settings.steady >= steadyReadings {
-		o.Drift = s.settings.drift
-	}
-	return o
+	return crl.Observation{Subject: "mount " + m.Name(), Err: err, HistoryErr: s.kept.err, Drift: s.settings.drift}
 }
 
 func (w *Watch) observe(m pki.Mount, state *mountState, l *list) crl.Observation {

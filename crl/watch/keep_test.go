@@ -325,6 +325,18 @@ func TestExplains(t *testing.T) {
 		b.vault.Set(m, byTime, count(9), nil) // comes by itself
 		step(40 * time.Minute)
 
+		// A busy mount: the count is always ahead of a list read a moment ago.
+		for n := range 40 {
+			b.vault.Set(m, rebuilt, count(int64(60+10*n)), nil)
+			b.publish(m, "ca", 55+10*n)
+			step(time.Minute)
+		}
+		b.publish(m, "ca", 5)
+		b.vault.Set(m, rebuilt, count(0), nil) // and one whose tidy did not rebuild
+		step(35*time.Minute, "warning crl-count-drift: mount pki")
+		b.vault.Set(m, byTime, count(9), nil)
+		step(20 * time.Minute)
+
 		// Vault could not store a list, until it could.
 		b.watch.NoteRefused(m, fmt.Errorf("rotating: %w", &pki.TooLargeError{Limit: 524288, Message: "Request body(524515 bytes) too large, max size: 524288 bytes"}))
 		step(time.Minute, "critical crl-not-written: mount pki, issuer ca")
@@ -349,7 +361,7 @@ func TestExplains(t *testing.T) {
 		now := time.Now().Truncate(time.Second)
 		b.vault.Build(m, "ca", &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: now, NextUpdate: now.Add(2 * time.Hour)})
 		step(2*time.Minute, "warning crl-number-backwards: mount pki, issuer ca")
-		b.vault.Build(m, "ca", &x509.RevocationList{Number: big.NewInt(9), ThisUpdate: now.Add(time.Minute), NextUpdate: now.Add(2 * time.Hour)})
+		b.vault.Build(m, "ca", &x509.RevocationList{Number: big.NewInt(99), ThisUpdate: now.Add(time.Minute), NextUpdate: now.Add(2 * time.Hour)})
 		step(2 * time.Minute)
 
 		// An old list of an issuer that may no longer sign.

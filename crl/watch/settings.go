@@ -22,8 +22,11 @@ type settings struct {
 	until  time.Time       // when to read them anew
 	config *pki.CRLConfig  // nil: not known
 	status *pki.TidyStatus // nil: not known
-	drift  int64           // revocations that Vault counts more than are listed, see drifted
-	steady int             // for how many readings drift has been the same way
+
+	count   int64     // of revocations, as Vault counts them
+	countAt time.Time // zero: there is none to be trusted
+	drift   int64     // see drifted
+	surplus int       // for how many readings in a row the lists held more
 }
 
 // usage is whether Vault's own usage of an issuer lets it sign lists.
@@ -59,45 +62,64 @@ func (w *Watch) readSettings(ctx context.Context, m pki.Mount, state *mountState
 	defer w.mu.Unlock()
 	read.readAt = w.o.Now()
 	read.until = state.slot(read.readAt.Add(settingsFor/2), settingsFor)
-	if drift, known := state.drifted(read); known {
-		read.drift, read.steady = drift, 1
-		if was := state.settings; was.steady > 0 && (was.drift > 0) == (drift > 0) {
-			read.steady = was.steady + 1
-		}
-	}
+	state.compareCounts(&read)
 	state.settings = read
 	return nil
 }
 
-// drifted is by how many revocations Vault's count, where it keeps one that it
-// trusts, is ahead of what the mount's lists hold; it is known, and not zero,
-// only where the two ought to agree and do not. Revoked issuers are listed
-// without being counted.
+// compareCounts holds Vault's own count of revocations, where it keeps one that
+// it trusts, against what the mount's lists hold. Both change all the time, so
+// what was counted minutes ago and is in no list read since is missing; and
+// what the lists hold above the count at two readings in a row is too much.
+// Revoked issuers are listed without being counted.
 //
 // The count comes from maintain_stored_certificate_counts, is kept in 32 bits
 // without a sign, and may wrap below zero (builtin/logical/pki/metrics.go).
-func (s *mountState) drifted(read settings) (drift int64, known bool) {
+func (s *mountState) compareCounts(read *settings) {
 	const wrapped = 1 << 31
-	if read.status == nil || read.status.RevokedCount == nil || read.status.CountingError != "" || read.config == nil || read.config.Disabled ||
-		*read.status.RevokedCount >= wrapped || read.status.State.Active() || !s.listed {
-		return 0, false
+	was := s.settings
+	status := read.status
+	if status == nil || status.RevokedCount == nil || status.CountingError != "" || *status.RevokedCount >= wrapped || status.State.Active() {
+		return
 	}
-	listed, slack := int64(0), int64(0)
+	read.count, read.countAt = *status.RevokedCount, read.readAt
+	listed, slack, known := s.listedEntries(*read)
+	if !known {
+		return
+	}
+	if read.count < listed-slack {
+		if read.surplus = was.surplus + 1; read.surplus > 1 {
+			read.drift = read.count - listed
+		}
+		return
+	}
+	if was.countAt.IsZero() || was.status == nil || !was.status.StartedAt.Equal(status.StartedAt) {
+		return // tidy has changed the count since
+	}
+	read.drift = max(0, was.count-listed)
+	if read.readAt.Sub(was.countAt) < settingsFor/2 { // too soon: a list may be on its way
+		read.drift, read.count, read.countAt = 0, was.count, was.countAt
+	}
+}
+
+// listedEntries is what the lists of the mount hold together, and how many of
+// these need not be counted. It is known where each was read since the last
+// look, and none is expected to lag behind.
+func (s *mountState) listedEntries(read settings) (n, slack int64, known bool) {
+	if !s.listed || s.keyless || len(s.lists) == 0 || read.config == nil || read.config.Disabled {
+		return 0, 0, false
+	}
 	for _, l := range s.lists {
-		if l.cannotSign || l.full.summary == nil || l.full.err != nil {
-			return 0, false
+		if l.cannotSign || l.full.summary == nil || l.full.err != nil || !l.full.at.After(s.settings.countAt) {
+			return 0, 0, false
 		}
 		if read.config.AutoRebuild && !l.overdue(*read.config, read.readAt) {
-			return 0, false // what is missing is to come by itself
+			return 0, 0, false // what is missing is to come by itself
 		}
-		listed += l.full.summary.Entries
+		n += l.full.summary.Entries
 		slack += int64(l.issuers)
 	}
-	drift = *read.status.RevokedCount - listed
-	if len(s.lists) == 0 || -slack <= drift && drift <= 0 {
-		return 0, false
-	}
-	return drift, true
+	return n, slack, true
 }
 
 // overdue tells whether a mount that rebuilds by time should have rebuilt the

@@ -124,6 +124,7 @@ type mountState struct {
 	conditional bool    // it lets If-Modified-Since through
 	lists       []*list // in the order of group
 	listed      bool    // its issuers have been listed
+	keyless     bool    // an issuer has no key here: what it revoked is in no list
 	err         error   // of listing them
 	settings    settings
 	refusal     refusal
