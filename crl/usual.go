@@ -2,7 +2,6 @@ package crl
 
 import (
 	"encoding/binary"
-	"math/bits"
 	"time"
 )
 
@@ -113,17 +112,17 @@ func (e shape) firstOctets(b []byte) uint64 {
 //
 //go:noinline
 func (e shape) falls(b []byte, from int, ahead uint64) (at int, falls int64, last uint64) {
-	var fallen uint64
 	for at = from; at >= 0 && at < len(b)-11; at += e.size { // which spares checks below
 		key := binary.BigEndian.Uint64(b[at+4:at+12]) & e.mask
 		if binary.LittleEndian.Uint32(b[at:at+4]) != e.head || key == ahead || int64(key) < 1<<56 {
 			break
 		}
-		_, fall := bits.Sub64(key, ahead, 0)
-		fallen += fall
+		if key < ahead {
+			falls++
+		}
 		ahead = key
 	}
-	return at, int64(fallen), ahead
+	return at, falls, ahead
 }
 
 // dates reads the dates of the entries that b is, if all have this shape, and
