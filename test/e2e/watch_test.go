@@ -14,7 +14,9 @@ import (
 
 	"github.com/hashicorp/vault/api"
 
+	"github.com/pkiwarden/pkiwarden/pki/vaultpki"
 	"github.com/pkiwarden/pkiwarden/test/e2e/servers"
+	"github.com/pkiwarden/pkiwarden/test/e2e/servers/serverstest"
 	"github.com/pkiwarden/pkiwarden/test/e2e/world"
 )
 
@@ -180,4 +182,17 @@ func TestWatchShowsOnlyWhatIsVerified(t *testing.T) {
 	}
 	must(t, p.Rotate(ctx))
 	eventually(t, ctx, 60*time.Second, "the rebuilt list is measured", measures(again, p, 1048445))
+}
+
+// A Vault without namespaces has the root alone, whoever asks for all.
+func TestWatchWithoutNamespaces(t *testing.T) {
+	ctx := serverstest.Context(t)
+	server, err := serverstest.New(t).StartVault(ctx, servers.VaultOptions{Storage: servers.RaftStorage{}})
+	must(t, err)
+	adapter, err := vaultpki.New(vaultpki.Options{Client: server.Client(), AllNamespaces: true})
+	must(t, err)
+	all, err := adapter.Namespaces(ctx)
+	if err != nil || len(all) != 1 || all[0] != "" {
+		t.Errorf("namespaces %q, %v", all, err)
+	}
 }
