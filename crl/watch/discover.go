@@ -121,12 +121,17 @@ func (w *Watch) list(ctx context.Context, m pki.Mount, state *mountState) error 
 		at := slices.IndexFunc(state.lists, func(old *list) bool { return old.id == l.id })
 		if at < 0 {
 			l.key = fmt.Sprintf("list %s %s %s", m.Namespace, m.Path, l.historyKey())
-			l.past.ListRecord = state.kept.record.Lists[l.historyKey()]
+			state.claim(l)
 			continue
 		}
 		old := state.lists[at]
 		old.issuer, old.issuers, old.cannotSign = l.issuer, l.issuers, l.cannotSign
 		groups[i] = old
+	}
+	for _, old := range state.lists {
+		if !slices.Contains(groups, old) {
+			state.release(old)
+		}
 	}
 	state.lists, state.listed = groups, true
 	state.keyless = slices.ContainsFunc(issuers, func(i pki.Issuer) bool { return i.KeyID == "" })

@@ -35,7 +35,7 @@ const (
 type kept struct {
 	key     string
 	version string
-	record  crl.HistoryRecord // as it was last read; the lists hold what is newer
+	record  crl.HistoryRecord // what it holds of lists that are not there now
 	loaded  bool
 	dirty   bool      // the lists hold more than is written
 	tryAt   time.Time // not before
@@ -87,7 +87,7 @@ func (w *Watch) load(ctx context.Context, m pki.Mount, state *mountState) {
 		return
 	}
 	// Written first at a time of its own, so that a start makes no burst.
-	*k = kept{key: key, version: version, loaded: true, dirty: k.dirty, tryAt: w.o.Now().Add(state.phase(w.pause()))}
+	*k = kept{key: key, version: version, record: k.record, loaded: true, dirty: k.dirty, tryAt: w.o.Now().Add(state.phase(w.pause()))}
 	state.adopt(record)
 }
 
@@ -109,16 +109,28 @@ func (w *Watch) get(ctx context.Context, m pki.Mount) (key string, record crl.Hi
 
 // adopt adds a record that was read to what the lists know.
 func (s *mountState) adopt(record crl.HistoryRecord) {
-	merged := s.remembered().Merge(record)
-	s.kept.record = merged
+	s.kept.record = s.remembered().Merge(record)
 	for _, l := range s.lists {
-		l.past.ListRecord = merged.Lists[l.historyKey()]
-		l.past.projectedAt = time.Time{}
+		s.claim(l)
 	}
 }
 
-// remembered is the mount's record as of now: what was read, and what the lists
-// know by now.
+// claim moves what is remembered of a list from the record to the list.
+func (s *mountState) claim(l *list) {
+	key := l.historyKey()
+	l.past.ListRecord, l.past.projectedAt = s.kept.record.Lists[key], time.Time{}
+	delete(s.kept.record.Lists, key)
+}
+
+// release moves it back: of a list that is gone and may return.
+func (s *mountState) release(l *list) {
+	if s.kept.record.Lists == nil {
+		s.kept.record.Lists = map[string]crl.ListRecord{}
+	}
+	s.kept.record.Lists[l.historyKey()] = l.past.ListRecord
+}
+
+// remembered is the mount's record as of now.
 func (s *mountState) remembered() crl.HistoryRecord {
 	now := crl.HistoryRecord{Lists: map[string]crl.ListRecord{}}
 	for _, l := range s.lists {
@@ -160,8 +172,6 @@ func (w *Watch) save(ctx context.Context) {
 		state.kept = k
 		if merged {
 			state.adopt(record)
-		} else if err == nil {
-			state.kept.record = record
 		}
 		w.mu.Unlock()
 	}

@@ -138,6 +138,42 @@ func TestHistoryIsKept(t *testing.T) {
 	})
 }
 
+// TestReturns: what is remembered of an issuer outlives its absence.
+func TestReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCells()
+		b, m := keeping(t, c)
+		key := b.vault.Issuer(m, "guest", watchtest.IssuerOptions{})
+		b.publish(m, "ca", 1)
+		b.publish(m, "guest", 5)
+		step := func() crl.HistoryRecord {
+			t.Helper()
+			if err := b.run(12 * time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			record, err := crl.ParseHistoryRecord([]byte(c.get(recordKey)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return record
+		}
+		step()
+		b.vault.RemoveIssuer(m, "guest")
+		b.publish(m, "ca", 2)
+		if record := step(); len(record.Lists) != 2 {
+			t.Errorf("%d lists in the record", len(record.Lists))
+		}
+		b.wantSeries("pkiwarden_crl_entries", "issuer=ca,mount=pki 2")
+		b.vault.Issuer(m, "guest", watchtest.IssuerOptions{Key: key})
+		b.publish(m, "guest", 8)
+		for _, l := range step().Lists {
+			if l.Issuer == "guest" && len(l.History.Samples()) != 2 {
+				t.Errorf("%d samples", len(l.History.Samples()))
+			}
+		}
+	})
+}
+
 func (b *bench) wantCounter(name string, want float64) {
 	b.Helper()
 	families, err := b.registry.Gather()
