@@ -288,7 +288,7 @@ func switchedOff(t *testing.T, c *controller, f *fleet) {
 	states, err := f.w.Client.CoreV1().ConfigMaps(world.ControllerNamespace).List(f.ctx, metav1.ListOptions{})
 	must(t, err)
 	for _, m := range states.Items {
-		if strings.HasPrefix(m.Name, "pkiwarden-state-") {
+		if strings.HasPrefix(m.Name, "pkiwarden-state-tidy-") {
 			t.Errorf("switched off, it wrote down a record of tidy: %s", m.Name)
 		}
 	}
