@@ -91,6 +91,7 @@ func (s TidyState) Active() bool { return s == TidyRunning || s == TidyCancellin
 type TidyStatus struct {
 	State            TidyState
 	Error            string // what ended the run in TidyError
+	TooLarge         error  // a *TooLargeError where Error says that a list did not fit
 	Message          string // where it is, or was when it failed
 	StartedAt        time.Time
 	FinishedAt       time.Time // zero while it runs

@@ -384,6 +384,13 @@ func TestExplains(t *testing.T) {
 		b.watch.NoteRefused(m, nil)
 		step(time.Minute)
 
+		// A tidy that was not ours, whose rebuild failed.
+		auto := pki.TidyStatus{State: pki.TidyError, StartedAt: time.Now(), FinishedAt: time.Now(), TooLarge: &pki.TooLargeError{Message: "max value size for key k is 65536, got 65569"}}
+		b.vault.Set(m, byTime, auto, nil)
+		step(20*time.Minute, "critical crl-not-written: mount pki, issuer ca")
+		b.publish(m, "ca", 6)
+		step(2 * time.Minute)
+
 		// More entries than config/crl allows, near at first.
 		b.limit.Storage.VaultVersion = "1.21.4"
 		capped := byTime

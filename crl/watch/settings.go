@@ -63,6 +63,9 @@ func (w *Watch) readSettings(ctx context.Context, m pki.Mount, state *mountState
 	read.readAt = w.o.Now()
 	read.until = state.slot(read.readAt.Add(settingsFor/2), settingsFor)
 	state.compareCounts(&read)
+	if s := read.status; s != nil && s.TooLarge != nil && s.FinishedAt.After(state.refusal.at) {
+		state.refusal = refusal{s.TooLarge, s.FinishedAt} // by a tidy, whoever asked for it
+	}
 	state.settings = read
 	return nil
 }
@@ -155,7 +158,7 @@ func (w *Watch) readUsage(ctx context.Context, m pki.Mount, l *list) {
 	w.mu.Unlock()
 }
 
-// refusal is that Vault could not store a list that it built.
+// refusal is that Vault could not store a list that it built, and when.
 type refusal struct {
 	err error
 	at  time.Time
@@ -163,7 +166,8 @@ type refusal struct {
 
 // NoteRefused tells what Vault's answer to rebuilding the lists of a mount was:
 // nil, or an error. One wrapping [pki.TooLargeError] is a finding until lists
-// are measured that were built later, or until the next answer.
+// are measured that were built later, or until the next answer. What tidy says
+// of the same kind is read from tidy-status.
 func (w *Watch) NoteRefused(m pki.Mount, err error) {
 	var tooLarge *pki.TooLargeError
 	w.mu.Lock()

@@ -306,3 +306,19 @@ func TestAllNamespaces(t *testing.T) {
 		t.Errorf("%d namespaces, %v", len(all), err)
 	}
 }
+
+// TestTidyTooLarge: a tidy whose rebuild did not fit says so in its error.
+func TestTidyTooLarge(t *testing.T) {
+	for said, limit := range map[string]int64{
+		"error storing CRL: put failed due to value being too large, max value size for key logical/u/crls/c is 65536, got 65569": 65536,
+		"error storing CRL: Unexpected response code: 413 (Request body(524515 bytes) too large, max size: 524288 bytes)":         524288,
+		"unable to parse stored certificate": 0,
+	} {
+		f := newFake(t, map[string]string{"GET team/pki/tidy-status": data(t, map[string]any{"state": "Error", "error": said})})
+		s, err := f.vault().TidyStatus(t.Context(), mount)
+		var tooLarge *pki.TooLargeError
+		if err != nil || errors.As(s.TooLarge, &tooLarge) != (limit > 0) || limit > 0 && tooLarge.Limit != limit {
+			t.Errorf("%s: %v, %v", said, s.TooLarge, err)
+		}
+	}
+}

@@ -276,7 +276,7 @@ func tooLarge(text string) error {
 	for _, form := range tooLargeForms {
 		if m := form.FindStringSubmatch(text); m != nil {
 			limit, _ := strconv.ParseInt(m[1], 10, 64) // 0 where it names none
-			return &pki.TooLargeError{Limit: limit, Message: text}
+			return &pki.TooLargeError{Limit: limit, Message: printable(text)}
 		}
 	}
 	return nil

@@ -78,6 +78,7 @@ func (v *Vault) TidyStatus(ctx context.Context, m pki.Mount) (pki.TidyStatus, er
 	return pki.TidyStatus{
 		State:            s.State,
 		Error:            printable(s.Error),
+		TooLarge:         tooLarge(s.Error),
 		Message:          printable(s.Message),
 		StartedAt:        s.StartedAt,
 		FinishedAt:       s.FinishedAt,
