@@ -27,7 +27,8 @@ type Order struct {
 type sequence struct {
 	entries      bool   // there was one
 	last         []byte // a copy of the newest
-	falls        int64  // numbers that are Sorted after a later one
+	room         [32]byte
+	falls        int64 // numbers that are Sorted after a later one
 	numericFalls int64
 	duplicates   int64
 }
@@ -54,7 +55,9 @@ func (q *sequence) add(serial []byte) {
 }
 
 func (q *sequence) keep(serial []byte) {
-	q.entries = true
+	if !q.entries {
+		q.entries, q.last = true, q.room[:0]
+	}
 	q.last = append(q.last[:0], serial...)
 }
 

@@ -22,7 +22,7 @@ import (
 //
 // How long it takes is r's to say: a read that should not wait for ever has a
 // deadline of its own, and what r then returns ends the scan. Between two reads
-// Scan does no more than the work on 32 KiB, or on the largest element accepted,
+// Scan does no more than the work on 16 KiB, or on the largest element accepted,
 // of 64 KiB. A reader that returns nothing 100 times is io.ErrNoProgress.
 //
 // What is wrong with the list is a *SyntaxError or ErrTooLarge; every other

@@ -113,8 +113,9 @@ func (e shape) firstOctets(b []byte) uint64 {
 //go:noinline
 func (e shape) falls(b []byte, from int, ahead uint64) (at int, falls int64, last uint64) {
 	for at = from; at >= 0 && at < len(b)-11; at += e.size { // which spares checks below
-		key := binary.BigEndian.Uint64(b[at+4:at+12]) & e.mask
-		if binary.LittleEndian.Uint32(b[at:at+4]) != e.head || key == ahead || int64(key) < 1<<56 {
+		entry := (*[12]byte)(b[at:])
+		key := binary.BigEndian.Uint64(entry[4:]) & e.mask
+		if binary.LittleEndian.Uint32(entry[:]) != e.head || key == ahead || int64(key) < 1<<56 {
 			break
 		}
 		if key < ahead {

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	windowSize = 32 << 10
+	windowSize = 16 << 10
 	// maxElement is the largest name, extension, entry or signature: these are
 	// held in memory as a whole.
 	maxElement = 64 << 10
