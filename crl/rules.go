@@ -31,6 +31,7 @@ type Observation struct {
 	Refused    error      // Vault's answer when it last built a newer list and could not store it
 	Projection Projection // when the limit is reached
 	Headroom   *float64   // how many times all live certificates could be revoked before the limit
+	Steady     Steady     // where growth stops by itself
 
 	Changes      *Changes      // from the list before to this one
 	SafetyBuffer time.Duration // of the last tidy that Vault reports, 0 where it reports none

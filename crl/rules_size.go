@@ -34,8 +34,8 @@ func overLimit(o Observation, _ Thresholds, _ time.Time) (Finding, bool) {
 	return Finding{
 		Severity: Critical,
 		Summary:  "The CRL is larger than what Vault accepts by now: it will not be replaced by a newer one.",
-		Evidence: o.limitEvidence(),
-		Remedy:   remedyLimit,
+		Evidence: o.limitEvidence() + o.steadyEvidence(),
+		Remedy:   o.limitRemedy(),
 		Citation: citeLimit,
 	}, true
 }
@@ -55,7 +55,7 @@ func nearLimit(o Observation, t Thresholds, now time.Time) (Finding, bool) {
 	if !limited || share > 1 {
 		return Finding{}, false
 	}
-	f := Finding{Evidence: o.limitEvidence(), Remedy: remedyLimit, Citation: citeLimit}
+	f := Finding{Evidence: o.limitEvidence(), Remedy: o.limitRemedy(), Citation: citeLimit}
 	var why []string
 	at := o.Projection.LimitReachedAt
 	for _, grade := range []struct {
@@ -83,7 +83,30 @@ func nearLimit(o Observation, t Thresholds, now time.Time) (Finding, bool) {
 	if !at.IsZero() {
 		f.Evidence += fmt.Sprintf("; reached on %s by %s", at.Format(time.RFC3339), o.Projection.Basis)
 	}
+	f.Evidence += o.steadyEvidence()
 	return f, true
+}
+
+// limitRemedy is what helps, with the settings that make room for twice the
+// list, or for what it grows to by itself.
+func (o Observation) limitRemedy() string {
+	words := o.Limit.Raise(max(2*o.List.Bytes, o.Steady.Bytes)).Words
+	if words == "" {
+		return remedyLimit
+	}
+	return remedyLimit + fmt.Sprintf(" For room of %d bytes: %s.", max(2*o.List.Bytes, o.Steady.Bytes), words)
+}
+
+// steadyEvidence is where growth stops by itself, where that is known.
+func (o Observation) steadyEvidence() string {
+	if !o.Steady.Known {
+		return ""
+	}
+	where := "beyond the limit"
+	if o.Steady.BelowIt {
+		where = "below the limit"
+	}
+	return fmt.Sprintf("; growth stops by itself at %d entries, %d bytes, %s: %s", o.Steady.Entries, o.Steady.Bytes, where, o.Steady.Why)
 }
 
 // left is a time to go, for a person.
@@ -113,10 +136,11 @@ func notWritten(o Observation, _ Thresholds, _ time.Time) (Finding, bool) {
 		Severity: Critical,
 		Summary:  "Vault cannot store the CRL that it builds: revocations are recorded and not published, and the CRL will pass its nextUpdate.",
 		Evidence: o.Refused.Error(),
-		Remedy:   "Raise the limit first (the evidence names it), then tidy, then read crl/rotate. What else helps: " + remedyLimit,
+		Remedy:   "Raise the limit first, then tidy, then read crl/rotate. What helps: " + remedyLimit,
 		Citation: "Vault builtin/logical/pki/crl_util.go, buildCRL: the revocation is stored before the list; physical/raft/raft.go and physical/consul/consul.go: put failed due to value being too large; Consul agent/txn_endpoint.go: Request body too large",
 	}
 	if o.List != nil {
+		f.Remedy = "Raise the limit first, then tidy, then read crl/rotate. What helps: " + o.limitRemedy()
 		f.Evidence += fmt.Sprintf("; the CRL that is served is of %s", o.List.ThisUpdate.Format(time.RFC3339))
 	}
 	return f, true

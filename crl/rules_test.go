@@ -77,6 +77,10 @@ func TestFindings(t *testing.T) {
 		{"headroom below 2", Observation{List: list(1), Limit: limit, Headroom: ptr(1.9)}, "crl-near-limit warning", ""},
 		{"headroom below 1", Observation{List: list(1), Limit: limit, Headroom: ptr(0.9)}, "crl-near-limit critical", ""},
 		{"no headroom at all", Observation{List: list(1), Limit: limit, Headroom: ptr(0.0)}, "crl-near-limit critical", ""},
+		{"growth ends below", Observation{List: list(600), Limit: limit, Steady: Steady{Known: true, Entries: 9, Bytes: 700, BelowIt: true, Why: "a sum"}},
+			"crl-near-limit warning", "; growth stops by itself at 9 entries, 700 bytes, below the limit: a sum"},
+		{"growth ends beyond", Observation{List: list(600), Limit: limit, Steady: Steady{Known: true, Entries: 99, Bytes: 4000, Why: "a sum"}},
+			"crl-near-limit warning", "4000 bytes, beyond the limit"},
 		{"entries below the warning", Observation{List: entries(59), Limit: Limit{Known: true, Storage: current}.WithMaxEntries(100)}, "", ""},
 		{"entries at the warning", Observation{List: entries(60), Limit: Limit{Known: true, Storage: current}.WithMaxEntries(100)}, "crl-near-limit warning", "max_crl_entries"},
 		{"more entries than allowed", Observation{List: entries(101), Limit: Limit{Known: true, Storage: current}.WithMaxEntries(100)}, "crl-over-limit critical", "max_crl_entries"},
@@ -168,4 +172,31 @@ func TestLimitFinding(t *testing.T) {
 var thresholds = Thresholds{
 	Warn:     Threshold{Share: 0.6, Horizon: 336 * time.Hour, Headroom: 2},
 	Critical: Threshold{Share: 0.8, Horizon: 72 * time.Hour, Headroom: 1},
+}
+
+// TestRemedyNamesTheSetting: what makes room for twice the list, or for what it
+// grows to, is said with its value.
+func TestRemedyNamesTheSetting(t *testing.T) {
+	raft := Storage{Backend: "raft"}.Limit()
+	o := Observation{List: &Summary{Bytes: 900000}, Limit: raft}
+	remedy := func() string {
+		t.Helper()
+		found := Findings(o, Thresholds{Warn: Threshold{Share: .6}, Critical: Threshold{Share: .8}}, time.Now())
+		if len(found) != 1 {
+			t.Fatalf("%v", found)
+		}
+		return found[0].Remedy
+	}
+	// 1,800,000 bytes, 33 of the barrier, 98 around the value.
+	if got := remedy(); !strings.Contains(got, "For room of 1800000 bytes: set max_entry_size to 1800131 ") {
+		t.Error(got)
+	}
+	o.Steady = Steady{Known: true, Bytes: 2000000}
+	if got := remedy(); !strings.Contains(got, "For room of 2000000 bytes: set max_entry_size to 2000131 ") {
+		t.Error(got)
+	}
+	o.Limit.Storage, o.Steady = Storage{}, Steady{}
+	if got := remedy(); strings.Contains(got, "For room of") {
+		t.Errorf("a storage that is not known: %s", got)
+	}
 }

@@ -171,6 +171,9 @@ func (c *cluster) vaultWork(session *vault.Session, o vaultWorkOptions) (*vaultW
 	}
 	if o.registry != nil { // a command sees one moment, which is no history
 		watching.State = c.state
+		if c.cfg.Tidy.Enabled {
+			watching.Tidy = watch.Tidying{SafetyBuffer: c.cfg.Tidy.SafetyBuffer, Every: c.cfg.Tidy.Trigger.AtLeastEvery}
+		}
 		watching.Fleet, err = watch.NewFleets(watch.FleetOptions{
 			Configured: c.cfg.CRL.FleetSize, Certs: w.pki, Counts: w.pki, SafetyBuffer: c.cfg.Tidy.SafetyBuffer, Log: o.log,
 		})

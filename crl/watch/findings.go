@@ -83,9 +83,7 @@ func (w *Watch) observe(m pki.Mount, state *mountState, l *list) crl.Observation
 		Highest:      l.past.highest,
 		HighestUntil: l.past.highestUntil,
 	}
-	if room, known := w.headroom(state, l); known {
-		o.Headroom = &room
-	}
+	w.lookAhead(&o, state, l)
 	o.Missing = errors.Is(o.Err, pki.ErrNoCRL)
 	if l.past.counted {
 		o.Changes = &l.past.changes
@@ -114,15 +112,22 @@ func (w *Watch) observeDelta(full crl.Observation, l *list) (crl.Observation, bo
 	}, d.summary != nil || d.err != nil
 }
 
-// headroom is how many times the live certificates of a list could be revoked
-// before it reaches its limit.
-func (w *Watch) headroom(state *mountState, l *list) (float64, bool) {
+// lookAhead adds how many times the live certificates of a list could be
+// revoked before it reaches its limit, and where its growth stops by itself.
+func (w *Watch) lookAhead(o *crl.Observation, state *mountState, l *list) {
 	s := l.full.summary
 	if w.o.Fleet == nil || s == nil {
-		return 0, false
+		return
 	}
 	latest := crl.Sample{ThisUpdate: s.ThisUpdate, At: l.full.at, Bytes: s.Bytes, Entries: s.Entries}
-	return crl.Headroom(latest, w.limitOf(state), w.o.Fleet.Fleet(state.mount, l.issuer.Certificate))
+	fleet := w.o.Fleet.Fleet(state.mount, l.issuer.Certificate)
+	if room, known := crl.Headroom(latest, o.Limit, fleet); known {
+		o.Headroom = &room
+	}
+	tidying := state.settings.tidying(w.o.Tidy)
+	o.Steady = crl.SteadyState(latest, crl.SteadyInputs{
+		Revocations: l.past.rate, RemainingLife: fleet.RemainingLife, SafetyBuffer: tidying.SafetyBuffer, TidyInterval: tidying.Every,
+	}, o.Limit)
 }
 
 // limitOf is the limit of the lists of one mount.

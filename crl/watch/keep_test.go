@@ -477,3 +477,47 @@ func TestHeadroom(t *testing.T) {
 		b.wantRules("warning crl-near-limit: mount pki, issuer ca")
 	})
 }
+
+// TestSteady: what is said about a list near its limit says where its growth
+// stops by itself, from what was seen and how the mount is tidied.
+func TestSteady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const life = 24 * time.Hour
+		f := &fleet{Fleet: crl.Fleet{Known: true, Certificates: 1, RemainingLife: life}}
+		b := newBench(t, func(o *watch.Options) { even(o); o.Fleet = sized{f} })
+		b.limit = crl.Limit{Known: true, MaxBytes: 5000}
+		m := b.vault.Mount("pki")
+		b.vault.Issuer(m, "ca", watchtest.IssuerOptions{})
+		b.vault.SetAutoTidy(m, pki.AutoTidy{Enabled: true, RevokedCerts: true, Interval: 12 * time.Hour, SafetyBuffer: 72 * time.Hour})
+		// Three revocations an hour for 40 hours.
+		list := &x509.RevocationList{}
+		for hour := range 40 {
+			now := time.Now().Truncate(time.Second)
+			list.Number, list.ThisUpdate, list.NextUpdate = big.NewInt(int64(hour+1)), now, now.Add(72*time.Hour)
+			for i := range 3 {
+				list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{
+					SerialNumber: big.NewInt(1<<40 + int64(3*hour+i)), RevocationTime: now.Add(-time.Duration(i) * time.Minute),
+				})
+			}
+			b.vault.Build(m, "ca", list)
+			if err := b.run(time.Hour); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// 72 a day, each listed for a day of life, three of buffer and half a
+		// day until tidy runs.
+		if len(b.findings) != 1 || !strings.Contains(b.findings[0].Evidence, "growth stops by itself at 324 entries") {
+			t.Errorf("%+v", b.findings)
+		}
+		if !strings.Contains(b.findings[0].Evidence, "beyond the limit") {
+			t.Error(b.findings[0].Evidence)
+		}
+		f.RemainingLife = 0
+		if err := b.run(time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(b.findings[0].Evidence, "growth stops") {
+			t.Errorf("without the remaining life: %s", b.findings[0].Evidence)
+		}
+	})
+}

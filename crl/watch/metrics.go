@@ -81,8 +81,8 @@ func (w *Watch) seriesOf(m pki.Mount, l *list) []prometheus.Metric {
 	if at := l.past.projection.LimitReachedAt; !at.IsZero() {
 		add(reachedDesc, prometheus.GaugeValue, unix(at))
 	}
-	if room, known := w.headroom(w.mounts[m], l); known {
-		add(headroomDesc, prometheus.GaugeValue, room)
+	if room := w.observe(m, w.mounts[m], l).Headroom; room != nil {
+		add(headroomDesc, prometheus.GaugeValue, *room)
 	}
 	if l.past.counts {
 		add(addedDesc, prometheus.CounterValue, float64(l.past.added))

@@ -25,6 +25,7 @@ type past struct {
 	highestUntil time.Time // when the list that carried it ends
 
 	projection  crl.Projection
+	rate        crl.Rate // of revocations
 	projectedAt time.Time
 }
 
@@ -91,5 +92,5 @@ func (p *past) forecast(limit crl.Limit, now time.Time) {
 	if !p.projectedAt.IsZero() && now.Sub(p.projectedAt) < forecastFor {
 		return
 	}
-	p.projection, p.projectedAt = crl.Forecast(p.History, limit, now), now
+	p.projection, p.rate, p.projectedAt = crl.Forecast(p.History, limit, now), crl.Revocations(p.History, now), now
 }

@@ -22,6 +22,7 @@ type settings struct {
 	until  time.Time       // when to read them anew
 	config *pki.CRLConfig  // nil: not known
 	status *pki.TidyStatus // nil: not known
+	auto   *pki.AutoTidy   // nil: not known
 
 	count   int64     // of revocations, as Vault counts them
 	countAt time.Time // zero: there is none to be trusted
@@ -50,6 +51,11 @@ func (w *Watch) readSettings(ctx context.Context, m pki.Mount, state *mountState
 	var refused *pki.RefusedError // a version without the path
 	if c, err := w.o.Vault.CRLConfig(ctx, m); err == nil {
 		read.config = &c
+	} else if !errors.As(err, &denied) && !errors.As(err, &refused) {
+		return fmt.Errorf("explaining the CRLs of mount %s: %w", m.Name(), err)
+	}
+	if a, err := w.o.Vault.AutoTidy(ctx, m); err == nil {
+		read.auto = &a
 	} else if !errors.As(err, &denied) && !errors.As(err, &refused) {
 		return fmt.Errorf("explaining the CRLs of mount %s: %w", m.Name(), err)
 	}
@@ -188,4 +194,13 @@ func (s *mountState) refused(l *list) error {
 		return nil
 	}
 	return s.refusal.err
+}
+
+// tidying is how the mount is tidied: by pkiwarden, else by itself, else, as far
+// as is known, not at all.
+func (s settings) tidying(own Tidying) Tidying {
+	if own.Every == 0 && s.auto != nil && s.auto.Enabled && s.auto.RevokedCerts {
+		return Tidying{SafetyBuffer: s.auto.SafetyBuffer, Every: s.auto.Interval}
+	}
+	return own
 }

@@ -54,6 +54,7 @@ type Settings interface {
 	ClusterID(ctx context.Context) (string, error)
 	CRLConfig(ctx context.Context, m pki.Mount) (pki.CRLConfig, error)
 	TidyStatus(ctx context.Context, m pki.Mount) (pki.TidyStatus, error)
+	AutoTidy(ctx context.Context, m pki.Mount) (pki.AutoTidy, error)
 	// MaySignCRLs tells whether Vault's own usage of the issuer allows it.
 	MaySignCRLs(ctx context.Context, m pki.Mount, issuerID string) (bool, error)
 }
@@ -68,6 +69,13 @@ type Fleet interface {
 	Forget(present []pki.Mount)
 }
 
+// Tidying is how pkiwarden itself tidies what is watched: with it growth stops
+// somewhere. The zero value is not at all; then a mount's own auto-tidy counts.
+type Tidying struct {
+	SafetyBuffer time.Duration
+	Every        time.Duration // the longest time from one run to the next
+}
+
 // Options configure a Watch.
 type Options struct {
 	Vault  Vault
@@ -75,6 +83,7 @@ type Options struct {
 	State  State // nil: history ends with the process
 
 	Fleet Fleet // nil: how many certificates are live is unknown
+	Tidy  Tidying
 
 	Mounts     []string      // patterns as [pki.Select] reads them; default: all
 	Interval   time.Duration // about how often each list is looked at; default 1 min

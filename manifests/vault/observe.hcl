@@ -34,6 +34,11 @@ path "+/tidy-status" {
   capabilities = ["read"]
 }
 
+# Whether Vault's own usage lets an issuer sign CRLs. No key is in there.
+path "+/issuer/+" {
+  capabilities = ["read"]
+}
+
 # The longest TTL of the roles bounds, for free, what a tidy could reclaim.
 path "+/roles" {
   capabilities = ["list"]

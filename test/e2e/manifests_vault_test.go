@@ -32,6 +32,7 @@ var (
 		{method: "GET", path: "pki/roles/pod"},
 		{method: "LIST", path: "pki/certs"},
 		{method: "LIST", path: "pki/issuers"},
+		{method: "GET", path: "pki/issuer/ISSUER"},
 		{method: "GET", path: "pki/issuer/ISSUER/json"},
 		{method: "GET", path: "pki/issuer/ISSUER/crl/der"},
 		{method: "GET", path: "sys/internal/ui/mounts"},

@@ -46,6 +46,7 @@ type mount struct {
 	tuned   bool
 	config  pki.CRLConfig
 	status  pki.TidyStatus
+	auto    pki.AutoTidy
 	denied  error // of reading config and status
 }
 
@@ -370,6 +371,21 @@ func (v *Vault) TidyStatus(_ context.Context, m pki.Mount) (pki.TidyStatus, erro
 	defer v.mu.Unlock()
 	v.count("status")
 	return v.find(m).status, cmp.Or(v.away, v.find(m).denied)
+}
+
+// SetAutoTidy is what the mount's config/auto-tidy is.
+func (v *Vault) SetAutoTidy(m pki.Mount, a pki.AutoTidy) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.find(m).auto = a
+}
+
+// AutoTidy implements watch.Vault.
+func (v *Vault) AutoTidy(_ context.Context, m pki.Mount) (pki.AutoTidy, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.count("auto")
+	return v.find(m).auto, cmp.Or(v.away, v.find(m).denied)
 }
 
 // MaySignCRLs implements watch.Vault.
