@@ -21,16 +21,24 @@ var utcMonths = func() (months [128 * 32]int64) {
 
 // A UTCTime is worked on in two integers that hold its 15 octets side by side:
 // tag, length and date in one, the clock and Z in the other, with the last
-// digit of the day in both.
-const (
-	dateText  = 0x30303030_30300d17 // what 000000 would be, from the last octet to the first
-	clockText = 0x5a303030_30303030
+// digit of the day in both. What they are worked on with never changes; it is
+// read from memory because eight octets within an instruction take longer.
+var (
+	dateText  uint64 = 0x30303030_30300d17 // what 000000 would be, from the last octet to the first
+	clockText uint64 = 0x5a303030_30303030
 	// What brings an octet to its highest bit when it is above 9 or, at the tens
 	// of months, days, hours, minutes and seconds, above 1, 3, 2, 5 and 5, or,
 	// where there is but one value, above 0.
-	dateExcess  = 0x767c767e_76767f7f
-	clockExcess = 0x7f767a76_7a767d76
-	highs       = 0x80808080_80808080
+	dateExcess  uint64 = 0x767c767e_76767f7f
+	clockExcess uint64 = 0x7f767a76_7a767d76
+	highs       uint64 = 0x80808080_80808080
+	// Where year and month are once two digits are one octet, and by what a
+	// multiplication adds them up in the highest bits, to year*32 + month; what
+	// else it makes is lower. The same for the seconds since midnight.
+	monthMask uint64 = 0x1f_00ff_0000
+	monthSum  uint64 = 1<<20 | 1<<41
+	clockMask uint64 = 0xff00_ff00_ff00
+	clockSum  uint64 = 3600<<39 | 60<<23 | 1<<7
 )
 
 // parseUTCTime reads an element UTCTime of the form YYMMDDhhmmssZ as Unix time.
@@ -54,12 +62,10 @@ func utcFields(b *[15]byte) (date, clock uint64, ok bool) {
 	return date*10 + date>>8, clock*10 + clock>>8, wrong&highs == 0
 }
 
-// utcSeconds is the instant, unless no calendar and no clock has it. A
-// multiplication adds the fields up in the highest bits, to year*32 + month and
-// to the seconds since midnight; what else it makes is lower, or beyond.
+// utcSeconds is the instant, unless no calendar and no clock has it.
 func utcSeconds(date, clock uint64) (unix int64, ok bool) {
-	month := utcMonths[date&0x1f_00ff_0000*(1<<20|1<<41)>>52]
-	seconds := clock & 0xff00_ff00_ff00 * (3600<<39 | 60<<23 | 1<<7) >> 47
+	month := utcMonths[date&monthMask*monthSum>>52]
+	seconds := clock & clockMask * clockSum >> 47
 	d := date >> 48 & 0xff
 	if uint8(d-1) >= uint8(month) || seconds >= day {
 		return 0, false
