@@ -44,6 +44,8 @@ var contractSeries = map[string]string{
 	"crl_this_update_timestamp_seconds":        "issuer,mount",
 	"crl_next_update_timestamp_seconds":        "issuer,mount",
 	"crl_last_success_timestamp_seconds":       "issuer,mount",
+	"crl_entries_added_total":                  "issuer,mount",
+	"crl_entries_removed_total":                "issuer,mount",
 	"crl_reclaimable_entries":                  "mount",
 	"tidy_runs_total":                          "mount,result",
 	"tidy_last_effective_timestamp_seconds":    "mount",
