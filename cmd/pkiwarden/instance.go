@@ -162,7 +162,7 @@ func (i *instance) newElector() (leader.Elector, error) {
 func (i *instance) run(ctx context.Context) error {
 	address, err := i.ops.Listen(ctx)
 	if err != nil {
-		return err
+		return &startError{err}
 	}
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	served := make(chan error, 1)

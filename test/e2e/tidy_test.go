@@ -233,7 +233,7 @@ func TestVaultAdapter(t *testing.T) {
 	}
 	storage, err := v.vault.Storage(v.ctx)
 	must(t, err)
-	if storage.Backend != "raft" || storage.Raft.MaxEntrySize != 1<<20 || storage.VaultVersion != health.Version {
+	if storage.Backend != "raft" || !storage.Raft.Read || storage.Limit().MaxBytes != 1048445 || storage.VaultVersion != health.Version {
 		t.Errorf("storage %+v", storage)
 	}
 	longest, err := v.vault.LongestTTL(v.ctx, v.mount)
