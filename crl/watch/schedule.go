@@ -244,6 +244,9 @@ func (w *Watch) settle(ctx context.Context, r result) error {
 		w.o.Log.Info("live certificates could not be counted, so rollout headroom is unknown or old", "mount", r.mount.Name(), "error", r.err)
 	}
 	*r.failed = r.err
+	if r.mount == nil {
+		r.failures = 0 // finding mounts is one small request: it backs off no further
+	}
 	r.next(w.o.Now(), r.every, r.err != nil, w.o.Random())
 	return nil
 }

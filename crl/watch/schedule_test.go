@@ -247,6 +247,30 @@ func TestNoMounts(t *testing.T) {
 	b.wantRules("unknown crl-unreadable: Vault")
 }
 
+// TestMountsAreFoundAgain within an interval of Vault allowing it, however long
+// it did not.
+func TestMountsAreFoundAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, even)
+		m := b.vault.Mount("pki")
+		b.vault.Issuer(m, "ca", watchtest.IssuerOptions{})
+		b.publish(m, "ca", 1)
+		b.vault.FailMounts(&pki.PermissionError{Path: "sys/mounts", Capability: "read"})
+		for end := time.Now().Add(time.Hour); time.Now().Before(end); time.Sleep(10 * time.Second) {
+			if _, err := b.watch.OnceUntil(t.Context()); err == nil {
+				t.Fatal("no mount can be found, and all is well")
+			}
+		}
+		b.vault.FailMounts(nil)
+		for end := time.Now().Add(80 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Second) {
+			_, _ = b.watch.OnceUntil(t.Context())
+		}
+		if _, known := b.watch.Latest(m); !known {
+			t.Error("not measured within 80 seconds")
+		}
+	})
+}
+
 // TestRefusedMounts are a finding, and the others are watched.
 func TestRefusedMounts(t *testing.T) {
 	b := newBench(t, nil)
