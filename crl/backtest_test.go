@@ -268,6 +268,7 @@ func (s score) String() string {
 }
 
 func TestBacktest(t *testing.T) {
+	t.Parallel()
 	var table strings.Builder
 	fmt.Fprintf(&table, "error of the likely date, %d seeds, forecasts made %v days ahead\n%-42s %-31s %17s %11s %13s %10s\n", seeds, leads,
 		"world", "method", "median", "largest", "< 10 % or 2 d", "in range")
@@ -368,6 +369,7 @@ func TestBacktestNever(t *testing.T) {
 // it gives a wide range or says why it gives none, and hardly ever a wrong date:
 // one that is off by more than the time that is left, or half of it.
 func TestBacktestShort(t *testing.T) {
+	t.Parallel()
 	for _, w := range worlds {
 		if w.limitAt == 0 || w.life != nil || w.rebuild != 0 {
 			continue

@@ -204,6 +204,7 @@ func compareSignature(t *testing.T, list *x509.RevocationList, s Summary, spoole
 
 // TestScanMutations changes, drops and repeats single octets.
 func TestScanMutations(t *testing.T) {
+	t.Parallel()
 	a := p256(t)
 	random := mathrand.New(mathrand.NewPCG(3, 5))
 	for name, template := range lists() {

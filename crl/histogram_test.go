@@ -7,6 +7,7 @@ import (
 )
 
 func TestHistogramBefore(t *testing.T) {
+	t.Parallel()
 	spans := []struct {
 		name  string
 		start time.Time

@@ -55,6 +55,7 @@ func historyOf(samples []Sample) History {
 }
 
 func TestHistoryMerges(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(100) {
 		r := rand.New(rand.NewPCG(seed, 7))
 		all := chaos(r, 1+r.IntN(400))
@@ -115,6 +116,7 @@ func edited(s Sample, change func(*Sample)) Sample {
 }
 
 func TestHistorySpan(t *testing.T) {
+	t.Parallel()
 	// A list each ten minutes for 100 days, which grows by day and shrinks by
 	// night.
 	var h History
@@ -242,6 +244,7 @@ func recordOf(lists int, days int) HistoryRecord {
 }
 
 func TestHistoryRecordFits(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		lists, days      int
 		whole            bool // with every sample

@@ -124,6 +124,7 @@ func scanSerials(t *testing.T, serials []*big.Int, unusual int) Order {
 // TestOrderOfMany compares long lists, over several windows and in both paths,
 // with the other way to compute it.
 func TestOrderOfMany(t *testing.T) {
+	t.Parallel()
 	random := mathrand.New(mathrand.NewPCG(1, 2))
 	for name, size := range map[string]func() int{
 		"20 octets":   func() int { return 20 },

@@ -138,6 +138,7 @@ var events = []struct {
 // TestTallyHistories holds the numbers against sets, over thousands of random
 // histories: what is promised holds always, and is exact where it must be.
 func TestTallyHistories(t *testing.T) {
+	t.Parallel()
 	kinds := []struct {
 		name   string
 		events string // which may happen, by index

@@ -39,6 +39,7 @@ func refusedWhenCut(t *testing.T, name string, der []byte) {
 
 // TestScanTruncated cuts lists of all shapes and of three kinds of signature.
 func TestScanTruncated(t *testing.T) {
+	t.Parallel()
 	samples := 0
 	for _, a := range []authority{
 		p256(t),
@@ -59,6 +60,7 @@ func TestScanTruncated(t *testing.T) {
 
 // TestCorporaTruncated cuts a few lists of each folder of the corpora.
 func TestCorporaTruncated(t *testing.T) {
+	t.Parallel()
 	folder := corpora(t)
 	counts := map[string]int{}
 	err := filepath.WalkDir(folder, func(file string, entry fs.DirEntry, err error) error {
