@@ -77,7 +77,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer, env func(stri
 func newRootCmd(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:     "pkiwarden",
-		Version: readBuild().String(),
+		Version: readBuild().Version, // its own template would keep all methods of all types in the binary
 		Short:   "Keeps Vault's and Consul's certificates, CRLs and PKI tidy from causing the next outage",
 		Long: `pkiwarden is a sidecar for Vault and Consul on Kubernetes. It renews their
 long-lived serving certificates, keeps Vault's PKI tidy in step with how fast
@@ -89,7 +89,6 @@ longer fit into Vault's storage.`,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
-	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
