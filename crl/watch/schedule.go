@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/fnv"
 	"iter"
 	"slices"
@@ -229,7 +230,7 @@ func (w *Watch) take(n int) []*task {
 
 // settle schedules a task anew. Its error is one that concerns all of Vault.
 func (w *Watch) settle(ctx context.Context, r result) error {
-	away := r.err != nil && w.isAway(ctx, r.err)
+	away := w.awayFor(ctx, r.err)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r.running = false
@@ -237,8 +238,8 @@ func (w *Watch) settle(ctx context.Context, r result) error {
 	switch {
 	case ctx.Err() != nil:
 		return nil
-	case away:
-		return r.err // nobody's fault: it stays due
+	case away != nil:
+		return away // nobody's fault: it stays due
 	}
 	if r.fleet && r.err != nil && (*r.failed == nil || (*r.failed).Error() != r.err.Error()) {
 		w.o.Log.Info("live certificates could not be counted, so rollout headroom is unknown or old", "mount", r.mount.Name(), "error", r.err)
@@ -251,19 +252,25 @@ func (w *Watch) settle(ctx context.Context, r result) error {
 	return nil
 }
 
-// isAway tells whether err, of one request, means that all others would fail
-// too. A request that was not answered is not enough: Vault may be taking its
-// time over one list.
-func (w *Watch) isAway(ctx context.Context, err error) bool {
+// awayFor is why all other requests would fail too, when err of one of them
+// means that; nil when it concerns that one alone. Whatever was asked for, it is
+// the same error, so that it is one line in the log. A request that was not
+// answered is not enough: Vault may be taking its time over one list.
+func (w *Watch) awayFor(ctx context.Context, err error) error {
 	var redirect *pki.RedirectError
-	if errors.Is(err, pki.ErrSealed) || errors.Is(err, pki.ErrNoActiveNode) || errors.As(err, &redirect) {
-		return true
+	switch {
+	case errors.As(err, &redirect):
+		return fmt.Errorf("asking Vault for CRLs: %w", redirect)
+	case errors.Is(err, pki.ErrSealed):
+		return fmt.Errorf("asking Vault for CRLs: %w", pki.ErrSealed)
+	case errors.Is(err, pki.ErrNoActiveNode):
+		return fmt.Errorf("asking Vault for CRLs: %w", pki.ErrNoActiveNode)
+	case errors.Is(err, pki.ErrUnreachable):
+		if _, err := w.o.Vault.ClusterID(ctx); err != nil {
+			return fmt.Errorf("asking Vault for CRLs: %w", err)
+		}
 	}
-	if !errors.Is(err, pki.ErrUnreachable) {
-		return false
-	}
-	_, err = w.o.Vault.ClusterID(ctx)
-	return err != nil
+	return nil
 }
 
 // earliest is when the next task is due.
