@@ -69,7 +69,7 @@ func (q *sequence) addAlike(b []byte, e shape) int {
 	for ; at < len(b); at += e.size {
 		if !signed { // otherwise the first octets of the one ahead do not tell
 			var falls int64
-			at, falls, ahead = e.falls(b, at, ahead)
+			at, falls = e.falls(b, at, ahead)
 			q.falls += falls
 			q.numericFalls += falls
 			if at == len(b) {

@@ -111,7 +111,7 @@ func (e shape) firstOctets(b []byte) uint64 {
 // and returns its index. It stays out of its caller, for the registers' sake.
 //
 //go:noinline
-func (e shape) falls(b []byte, from int, ahead uint64) (at int, falls int64, last uint64) {
+func (e shape) falls(b []byte, from int, ahead uint64) (at int, falls int64) {
 	for at = from; at >= 0 && at < len(b)-11; at += e.size { // which spares checks below
 		entry := (*[12]byte)(b[at:])
 		key := binary.BigEndian.Uint64(entry[4:]) & e.mask
@@ -123,7 +123,7 @@ func (e shape) falls(b []byte, from int, ahead uint64) (at int, falls int64, las
 		}
 		ahead = key
 	}
-	return at, falls, ahead
+	return at, falls
 }
 
 // dates reads the dates of the entries that b is, if all have this shape, and

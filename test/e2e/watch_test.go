@@ -23,9 +23,8 @@ import (
 // tune lets the header If-Modified-Since through to a mount.
 func tune(t *testing.T, ctx context.Context, w *world.World, mount string) {
 	t.Helper()
-	headers := []string{"If-Modified-Since"}
-	must(t, w.Vault.Client().Sys().TuneMountWithContext(ctx, mount, api.MountConfigInput{
-		PassthroughRequestHeaders: headers, AllowedResponseHeaders: []string{"Last-Modified"},
+	must(t, w.Vault.Client().Sys().TuneMountAllowNilWithContext(ctx, mount, api.TuneMountConfigInput{
+		PassthroughRequestHeaders: &[]string{"If-Modified-Since"}, AllowedResponseHeaders: &[]string{"Last-Modified"},
 	}))
 }
 
