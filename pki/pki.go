@@ -44,10 +44,14 @@ func (m Mount) Name() string {
 type Issuer struct {
 	ID          string
 	Name        string // "" when none was given
-	KeyID       string
+	KeyID       string // "" where Vault has no key for it; UnknownKey where it does not tell
 	Default     bool
 	Certificate *x509.Certificate
 }
+
+// UnknownKey is the KeyID of an issuer of a Vault that does not tell in its list
+// of issuers (1.13 and before): it may have a key and so a CRL, or not.
+const UnknownKey = "unknown"
 
 // Label is the issuer's name, else its ID.
 func (i Issuer) Label() string {

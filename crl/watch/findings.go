@@ -84,7 +84,9 @@ func (w *Watch) observe(m pki.Mount, state *mountState, l *list) crl.Observation
 		HighestUntil: l.past.highestUntil,
 	}
 	w.lookAhead(&o, state, l)
-	o.Missing = errors.Is(o.Err, pki.ErrNoCRL)
+	if o.Missing = errors.Is(o.Err, pki.ErrNoCRL); l.none() && l.issuer.KeyID == pki.UnknownKey {
+		o.Err, o.Missing = nil, false // it has no key, as far as can be told
+	}
 	if l.past.counted {
 		o.Changes = &l.past.changes
 	}

@@ -94,9 +94,9 @@ type issuerKey struct{ namespace, mount, mountUUID, id string }
 func (v *Vault) Issuers(ctx context.Context, m pki.Mount) ([]pki.Issuer, error) {
 	var list struct {
 		Info map[string]struct {
-			Name    string `json:"issuer_name"`
-			Default bool   `json:"is_default"`
-			KeyID   string `json:"key_id"`
+			Name    string  `json:"issuer_name"`
+			Default bool    `json:"is_default"`
+			KeyID   *string `json:"key_id"` // nil: this version does not tell
 		} `json:"key_info"`
 	}
 	r := request{method: "LIST", path: m.Path + "/issuers", namespace: m.Namespace, public: true}
@@ -112,7 +112,10 @@ func (v *Vault) Issuers(ctx context.Context, m pki.Mount) ([]pki.Issuer, error) 
 		if err != nil {
 			return nil, err
 		}
-		issuer.Default, issuer.KeyID = info.Default, info.KeyID
+		issuer.Default, issuer.KeyID = info.Default, pki.UnknownKey
+		if info.KeyID != nil {
+			issuer.KeyID = *info.KeyID
+		}
 		if isPrintable(info.Name) && len(info.Name) <= maxName { // else it goes by its ID
 			issuer.Name = info.Name
 		}

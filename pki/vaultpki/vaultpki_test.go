@@ -182,6 +182,18 @@ func data(t *testing.T, fields map[string]any) string {
 	return string(raw)
 }
 
+// TestIssuersOfAnOldVault: 1.13 does not tell which issuers have a key.
+func TestIssuersOfAnOldVault(t *testing.T) {
+	f := newFake(t, map[string]string{
+		"LIST team/pki/issuers":                    `{"data":{"keys":["` + id("a") + `"],"key_info":{"` + id("a") + `":{"issuer_name":"root"}}}}`,
+		"GET team/pki/issuer/" + id("a") + "/json": data(t, map[string]any{"certificate": certificate(t, "one")}),
+	})
+	issuers, err := f.vault().Issuers(t.Context(), mount)
+	if err != nil || len(issuers) != 1 || issuers[0].KeyID != pki.UnknownKey {
+		t.Errorf("%+v, %v", issuers, err)
+	}
+}
+
 func TestIssuersAreReadOnce(t *testing.T) {
 	f := newFake(t, map[string]string{
 		"LIST team/pki/issuers":                    `{"data":{"keys":["` + id("b") + `","` + id("a") + `"],"key_info":{"` + id("b") + `":{"issuer_name":"","is_default":false,"key_id":"kb"},"` + id("a") + `":{"issuer_name":"root","is_default":true,"key_id":"ka"}}}}`,

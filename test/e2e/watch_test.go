@@ -195,3 +195,16 @@ func TestWatchWithoutNamespaces(t *testing.T) {
 		t.Errorf("namespaces %q, %v", all, err)
 	}
 }
+
+// TestWatchOldVault: Vault 1.13 does not say which issuers have a key. Its lists
+// are measured all the same.
+func TestWatchOldVault(t *testing.T) {
+	ctx, w, pod := running(t, servers.VaultOptions{Version: "1.13", Storage: servers.RaftStorage{}}, map[string]any{"crl.limit": map[string]any{"bytes": 1048445}})
+	p, err := w.EnablePKI(ctx, world.PKIOptions{MaxTTL: time.Hour})
+	must(t, err)
+	for i := range 3 {
+		must(t, p.IssueAndRevoke(ctx, fmt.Sprintf("pod-%d.example.internal", i)))
+	}
+	eventually(t, ctx, 30*time.Second, "the list is measured", measures(pod, p, 1048445))
+	noSecrets(t, ctx, w, pod)
+}
