@@ -52,8 +52,8 @@ e2e: servers ## the stories on real etcd, kube-apiserver, Vault, Consul and Prom
 	go test -count=1 -timeout 60m -p 1 -parallel 3 ./test/e2e/...
 
 .PHONY: bench
-bench: ## benchmarks, each beside what it is compared with
-	go test -run '^$$' -bench . -benchmem $(PKGS)
+bench: ## benchmarks on one CPU, each beside what it is compared with
+	go test -run '^$$' -bench . -benchmem -cpu 1 $(PKGS)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target in turn, FUZZTIME each (default 30s)

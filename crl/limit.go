@@ -52,6 +52,7 @@ type Limit struct {
 	Known      bool    // false: nothing is known, which is not the same as no limit
 	Storage    Storage // what the limit was computed for; zero when it was set
 
+	tooSmall     bool  // not even an empty list fits
 	storageBytes int64 // what the storage alone accepts; of use where MaxEntries is set
 }
 
@@ -77,7 +78,8 @@ const (
 	maxSetting = 1 << 50
 )
 
-// Validate says which of the values no storage can have.
+// Validate says which of the values no storage can have, or that with them not
+// even an empty list fits.
 func (s Storage) Validate() error {
 	for _, setting := range []struct {
 		name  string
@@ -92,11 +94,15 @@ func (s Storage) Validate() error {
 			return fmt.Errorf("%s is %d, want a number of bytes", setting.name, setting.value)
 		}
 	}
-	if s.VaultVersion == "" {
-		return nil
+	if s.VaultVersion != "" {
+		if _, err := parseVersion(s.VaultVersion); err != nil {
+			return err
+		}
 	}
-	_, err := parseVersion(s.VaultVersion)
-	return err
+	if l := s.Limit(); l.tooSmall {
+		return fmt.Errorf("with these settings %s", l.Rule)
+	}
+	return nil
 }
 
 // Limit is the size of the largest DER list that this storage accepts: exact
@@ -233,7 +239,9 @@ var unknownLimit = map[string]string{
 
 func (s Storage) known(maxBytes int64, rule string) Limit {
 	if maxBytes <= 0 {
-		return s.unknown("nothing fits: " + rule)
+		l := s.unknown("nothing fits: " + rule)
+		l.tooSmall = true
+		return l
 	}
 	return Limit{Backend: s.Backend, MaxBytes: maxBytes, Rule: rule, Known: true}
 }

@@ -5,7 +5,9 @@
 package pki
 
 import (
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"strconv"
 	"strings"
@@ -38,6 +40,23 @@ func (m Mount) Name() string {
 		return strconv.QuoteToASCII(name)
 	}
 	return name
+}
+
+// StateKey is the key of what is kept about the mount, a record of the given
+// kind: the Vault cluster's ID and the mount's UUID, in lower-case letters,
+// digits, and dashes only.
+func (m Mount) StateKey(kind, clusterID string) string {
+	id := m.UUID
+	if id == "" { // a Vault that does not tell: then the name has to do
+		sum := sha256.Sum256([]byte(m.Name()))
+		id = "name-" + hex.EncodeToString(sum[:8])
+	}
+	return kind + "-" + strings.Map(func(c rune) rune {
+		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' {
+			return c
+		}
+		return '-'
+	}, strings.ToLower(clusterID+"-"+id))
 }
 
 // Issuer is one issuer of a mount.

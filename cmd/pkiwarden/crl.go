@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
-	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/spool"
 	"github.com/pkiwarden/pkiwarden/crl"
 )
 
@@ -34,7 +33,6 @@ type inspection struct {
 	limit    int64
 	maxBytes int64
 	timeout  time.Duration
-	spool    crl.Spool             // nil without an issuer: nothing is verified
 	each     func(crl.Entry) error // nil where the entries are not wanted
 }
 
@@ -78,18 +76,9 @@ func inspectCRL(cmd *cobra.Command, a *app, i inspection) error {
 	if err != nil {
 		return err
 	}
-	if issuer != nil {
-		kept := spool.New(spool.Options{MaxBytes: i.maxBytes})
-		defer kept.Close()
-		i.spool = kept
-	}
-	summary, err := scanSource(cmd, a, i)
+	summary, v, err := scanVerified(cmd, a, i, issuer)
 	if err != nil {
 		return err
-	}
-	v := verdict{}
-	if issuer != nil {
-		v.issuer, v.err = issuer, summary.Verify(issuer)
 	}
 	if a.output == outputJSON {
 		err = writeJSON(a.stdout, inspectJSON(i, summary, v))
@@ -99,10 +88,8 @@ func inspectCRL(cmd *cobra.Command, a *app, i inspection) error {
 	switch {
 	case err != nil:
 		return err
-	case errors.Is(v.err, crl.ErrNotVerifiable):
-		return &exitError{code: exitUnknown, err: fmt.Errorf("%s: %w", sourceName(i.source), v.err)}
 	case v.err != nil:
-		return &exitError{code: exitCritical, err: fmt.Errorf("%s: %w", sourceName(i.source), v.err)}
+		return v.exit(i.source)
 	case i.limit > 0 && summary.Bytes > i.limit:
 		return &exitError{code: exitCritical, err: fmt.Errorf("%s: %s bytes do not fit into %s", sourceName(i.source), grouped(summary.Bytes), grouped(i.limit))}
 	}
@@ -217,8 +204,6 @@ func limitText(l crl.Limit) string {
 		fmt.Fprintf(&b, "Limit    %s bytes of DER, about %s entries\n", grouped(l.MaxBytes), grouped(l.Entries()))
 	case l.Known:
 		fmt.Fprintf(&b, "Limit    none\n")
-	case strings.HasPrefix(l.Rule, "nothing fits"):
-		fmt.Fprintf(&b, "Limit    below every CRL\n")
 	default:
 		fmt.Fprintf(&b, "Limit    unknown\n")
 	}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/spool"
 	"github.com/pkiwarden/pkiwarden/crl"
 )
 
@@ -109,24 +108,11 @@ func diffCRLs(cmd *cobra.Command, a *app, c comparison) error {
 // signed by the issuer given.
 func scanForDiff(cmd *cobra.Command, a *app, c comparison, source string, issuer *x509.Certificate, serials *crl.Serials) (crl.Summary, error) {
 	i := inspection{source: source, maxBytes: c.maxBytes, timeout: c.timeout, each: serials.Add}
-	if issuer != nil {
-		kept := spool.New(spool.Options{MaxBytes: c.maxBytes})
-		defer kept.Close()
-		i.spool = kept
+	summary, v, err := scanVerified(cmd, a, i, issuer)
+	if err == nil && v.err != nil {
+		err = v.exit(source)
 	}
-	summary, err := scanSource(cmd, a, i)
-	if err != nil || issuer == nil {
-		return summary, err
-	}
-	err = summary.Verify(issuer)
-	if err == nil {
-		return summary, nil
-	}
-	code := exitCritical
-	if errors.Is(err, crl.ErrNotVerifiable) {
-		code = exitUnknown
-	}
-	return crl.Summary{}, &exitError{code: code, err: fmt.Errorf("%s: %w", sourceName(source), err)}
+	return summary, err
 }
 
 // difference is two lists that were read whole.

@@ -22,6 +22,16 @@ type verdict struct {
 	err    error
 }
 
+// exit is the error of a command that was to verify: a signature that is wrong
+// is told from one that is of an unknown kind.
+func (v verdict) exit(source string) error {
+	code := exitCritical
+	if errors.Is(v.err, crl.ErrNotVerifiable) {
+		code = exitUnknown
+	}
+	return &exitError{code: code, err: fmt.Errorf("%s: %w", sourceName(source), v.err)}
+}
+
 // verified is true, false, or nil where it is not known.
 func (v verdict) verified() *bool {
 	if v.issuer == nil || errors.Is(v.err, crl.ErrNotVerifiable) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/spool"
 	"github.com/pkiwarden/pkiwarden/crl"
 )
 
@@ -51,9 +52,24 @@ func readCertificate(cmd *cobra.Command, file string) (*x509.Certificate, error)
 	return cert, nil
 }
 
+// scanVerified scans the list and verifies it, where there is an issuer.
+func scanVerified(cmd *cobra.Command, a *app, i inspection, issuer *x509.Certificate) (crl.Summary, verdict, error) {
+	if issuer == nil {
+		summary, err := scanSource(cmd, a, i, nil)
+		return summary, verdict{}, err
+	}
+	kept := spool.New(spool.Options{MaxBytes: i.maxBytes})
+	defer kept.Close()
+	summary, err := scanSource(cmd, a, i, kept)
+	if err != nil {
+		return crl.Summary{}, verdict{}, err
+	}
+	return summary, verdict{issuer, summary.Verify(issuer)}, nil
+}
+
 // scanSource scans the list. One that is not valid is exit code 2; a source
 // that cannot be read is exit code 3.
-func scanSource(cmd *cobra.Command, a *app, i inspection) (crl.Summary, error) {
+func scanSource(cmd *cobra.Command, a *app, i inspection, kept crl.Spool) (crl.Summary, error) {
 	ctx, cancel := context.WithTimeout(cmd.Context(), i.timeout)
 	defer cancel()
 	type result struct {
@@ -68,7 +84,7 @@ func scanSource(cmd *cobra.Command, a *app, i inspection) (crl.Summary, error) {
 			return
 		}
 		defer in.Close()
-		summary, err := crl.Scan(in, crl.Options{MaxBytes: i.maxBytes, Spool: i.spool, Each: i.each})
+		summary, err := crl.Scan(in, crl.Options{MaxBytes: i.maxBytes, Spool: kept, Each: i.each})
 		done <- result{summary, err}
 	}()
 	var r result

@@ -2,11 +2,8 @@ package watch
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/pkiwarden/pkiwarden/crl"
@@ -40,23 +37,6 @@ type kept struct {
 	dirty   bool      // the lists hold more than is written
 	tryAt   time.Time // not before
 	err     error     // of the last attempt
-}
-
-// Key is the key of a mount's record: the Vault cluster's ID and the mount's
-// UUID, in lower-case letters, digits, and dashes only.
-func Key(clusterID string, m pki.Mount) string {
-	id := m.UUID
-	if id == "" { // a Vault that does not tell: then the name has to do
-		sum := sha256.Sum256([]byte(m.Name()))
-		id = "name-" + hex.EncodeToString(sum[:8])
-	}
-	plain := strings.Map(func(c rune) rune {
-		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' {
-			return c
-		}
-		return '-'
-	}, strings.ToLower(clusterID+"-"+id))
-	return "crl-" + plain
 }
 
 // pause is the time between two writings.
@@ -96,7 +76,7 @@ func (w *Watch) get(ctx context.Context, m pki.Mount) (key string, record crl.Hi
 	if err != nil {
 		return "", record, "", fmt.Errorf("reading CRL history of mount %s: %w", m.Name(), err)
 	}
-	key = Key(cluster, m)
+	key = m.StateKey("crl", cluster)
 	data, version, err := w.o.State.Get(ctx, key)
 	if err == nil && data != nil {
 		record, err = crl.ParseHistoryRecord(data)

@@ -142,7 +142,7 @@ func TestConflictOnTheRecord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		tr := w.instance("pod-1")
-		key := tidier.Key("0F3A-cluster", w.mount.Mount)
+		key := w.mount.Mount.StateKey("tidy", "0F3A-cluster")
 		puts := 0
 		w.state.Before = func(op, _ string) error {
 			if op != "Put" {

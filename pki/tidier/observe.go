@@ -81,7 +81,7 @@ func (s *survey) otherRun(m pki.Mount) string {
 // look observes one mount, reads its record and plans by p. Lists are measured
 // now where fresh is true or none is remembered.
 func (t *Tidier) look(ctx context.Context, s *survey, m pki.Mount, p pki.Policy, fresh bool) (*view, error) {
-	v := &view{mount: m, key: Key(s.cluster, m)}
+	v := &view{mount: m, key: m.StateKey(stateKind, s.cluster)}
 	if err := t.load(ctx, v); err != nil {
 		return nil, err
 	}

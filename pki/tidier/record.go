@@ -2,8 +2,6 @@ package tidier
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,25 +25,8 @@ func (stateless) Put(context.Context, string, []byte, string) (string, error) {
 	return "", errors.New("there is no state to keep a run's record in: set state in the configuration")
 }
 
-// Key is the key of a mount's record: the Vault cluster's ID and the mount's
-// UUID, in lower-case letters, digits, and dashes only.
-func Key(clusterID string, m pki.Mount) string {
-	id := m.UUID
-	if id == "" { // a Vault that does not tell: then the name has to do
-		sum := sha256.Sum256([]byte(m.Name()))
-		id = "name-" + hex.EncodeToString(sum[:8])
-	}
-	return "tidy-" + plain(clusterID) + "-" + plain(id)
-}
-
-func plain(id string) string {
-	return strings.Map(func(c rune) rune {
-		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' {
-			return c
-		}
-		return '-'
-	}, strings.ToLower(id))
-}
+// stateKind is the kind of a mount's record in the state.
+const stateKind = "tidy"
 
 // load reads the mount's record into v.
 func (t *Tidier) load(ctx context.Context, v *view) error {

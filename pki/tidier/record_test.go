@@ -2,35 +2,12 @@ package tidier
 
 import (
 	"encoding/json"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/pkiwarden/pkiwarden/pki"
 )
-
-func TestKey(t *testing.T) {
-	tests := []struct {
-		cluster string
-		mount   pki.Mount
-		want    string
-	}{
-		{"1b7c", pki.Mount{Path: "pki", UUID: "2D4E-55"}, "tidy-1b7c-2d4e-55"},
-		{"a/b_c", pki.Mount{Path: "pki", UUID: "x.y"}, "tidy-a-b-c-x-y"},
-		{"c", pki.Mount{Namespace: "ns", Path: "team/pki"}, ""},
-	}
-	safe := regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
-	for _, tt := range tests {
-		got := Key(tt.cluster, tt.mount)
-		if !safe.MatchString(got) || tt.want != "" && got != tt.want {
-			t.Errorf("Key(%q, %+v) = %q, want %q", tt.cluster, tt.mount, got, tt.want)
-		}
-	}
-	if Key("c", pki.Mount{Path: "a"}) == Key("c", pki.Mount{Path: "b"}) {
-		t.Error("two mounts without UUID share a key")
-	}
-}
 
 // A record never outgrows the state, whatever Vault says: the oldest runs go.
 func TestRecordStaysSmall(t *testing.T) {

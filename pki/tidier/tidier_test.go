@@ -94,7 +94,7 @@ func (w *world) once(tr *tidier.Tidier) {
 // record is what is in the state.
 func (w *world) record() pki.Record {
 	w.t.Helper()
-	data, _, err := w.state.Get(context.Background(), tidier.Key("0F3A-cluster", w.mount.Mount))
+	data, _, err := w.state.Get(context.Background(), w.mount.Mount.StateKey("tidy", "0F3A-cluster"))
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -11,10 +11,6 @@ import (
 	"github.com/pkiwarden/pkiwarden/pki"
 )
 
-// defaultPrefix is where records are kept unless state.path says otherwise. The
-// ACL rule of the shipped policy names it.
-const defaultPrefix = "pkiwarden/"
-
 // KeyValues is Consul's KV store.
 type KeyValues interface {
 	// KVGet returns nil and 0 for a key that is absent.
@@ -33,19 +29,15 @@ type Consul struct {
 	prefix string
 }
 
-// NewConsul makes a store below a prefix, state.path, by default pkiwarden/. It
-// sends nothing.
+// NewConsul makes a store below a prefix, state.path. It sends nothing.
 func NewConsul(kv KeyValues, prefix string) (*Consul, error) {
 	if kv == nil {
 		return nil, errors.New("making state store: it needs a Consul: set consul.address")
 	}
 	prefix = strings.Trim(prefix, "/") + "/"
-	if prefix == "/" {
-		prefix = defaultPrefix
-	}
 	for part := range strings.SplitSeq(strings.TrimSuffix(prefix, "/"), "/") {
 		if part == "" || part == "." || part == ".." {
-			return nil, fmt.Errorf("making state store: state.path %q has the part %q, want a prefix of Consul's keys such as %q", prefix, part, defaultPrefix)
+			return nil, fmt.Errorf("making state store: state.path %q has the part %q, want a prefix of Consul's keys such as pkiwarden/", prefix, part)
 		}
 	}
 	return &Consul{kv: kv, prefix: prefix}, nil

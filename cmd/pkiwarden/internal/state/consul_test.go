@@ -117,7 +117,7 @@ func newConsul(t *testing.T, address, token, prefix string) *Consul {
 func TestConsulKeys(t *testing.T) {
 	a, address := newAgent(t)
 	ctx := t.Context()
-	s := newConsul(t, address, "writer", "")
+	s := newConsul(t, address, "writer", "pkiwarden/")
 	version, err := s.Put(ctx, "certificates", []byte("{}"), "")
 	if err != nil || version != "21" {
 		t.Fatalf("version %q, %v, want 21", version, err)
@@ -141,7 +141,7 @@ func TestConsulKeys(t *testing.T) {
 			t.Errorf("read with %q, want a consistent one", query)
 		}
 	}
-	for _, prefix := range []string{"a//b", "../vault", "a/./b"} {
+	for _, prefix := range []string{"", "/", "a//b", "../vault", "a/./b"} {
 		if _, err := NewConsul(s.kv, prefix); err == nil || !strings.Contains(err.Error(), "state.path") {
 			t.Errorf("prefix %q: %v", prefix, err)
 		}
@@ -159,7 +159,7 @@ func TestConsulErrors(t *testing.T) {
 		{"reader", "", `key_prefix "pkiwarden/" { policy = "write" }`},
 		{"nobody", `key_prefix "pkiwarden/" { policy = "write" }`, `key_prefix "pkiwarden/" { policy = "write" }`},
 	} {
-		s := newConsul(t, address, tc.token, "")
+		s := newConsul(t, address, tc.token, "pkiwarden/")
 		_, _, getErr := s.Get(ctx, "k-"+tc.token)
 		_, putErr := s.Put(ctx, "k-"+tc.token, []byte("x"), "")
 		for _, check := range []struct {
@@ -171,7 +171,7 @@ func TestConsulErrors(t *testing.T) {
 			}
 		}
 	}
-	s := newConsul(t, address, "writer", "")
+	s := newConsul(t, address, "writer", "pkiwarden/")
 	for want, value := range map[string]string{"is empty": "", "holds 65537 bytes": strings.Repeat("x", MaxBytes+1)} {
 		a.keys["pkiwarden/bad"] = &consulapi.KVPair{Key: "pkiwarden/bad", Value: []byte(value), ModifyIndex: 7}
 		if _, _, err := s.Get(ctx, "bad"); err == nil || !strings.Contains(err.Error(), "Consul's key pkiwarden/bad "+want) {

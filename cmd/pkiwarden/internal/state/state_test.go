@@ -91,7 +91,7 @@ func stores(t *testing.T) map[string]Store {
 		t.Fatal(err)
 	}
 	_, address := newAgent(t)
-	return map[string]Store{"configmaps": maps, "files": files, "consul": newConsul(t, address, "writer", "")}
+	return map[string]Store{"configmaps": maps, "files": files, "consul": newConsul(t, address, "writer", "pkiwarden/")}
 }
 
 func TestStoreContract(t *testing.T) {
