@@ -22,6 +22,21 @@ type Observation struct {
 	OtherRun   string      // name of another mount whose tidy is on, "" without one
 	Record     Record      // our own memory of this mount
 	Denied     []PermissionError
+
+	Load   Load    // of Vault
+	Leases *Leases // nil: not read
+}
+
+// Load is how fast Vault answers small reads, as this client sees it.
+type Load struct {
+	Usual time.Duration // median over the last hour, 0: unknown
+	Now   time.Duration // median of the last few, 0: unknown
+}
+
+// Leases are Vault's own counts (sys/metrics).
+type Leases struct {
+	Total       int64 // vault.expire.num_leases
+	Irrevocable int64 // vault.expire.num_irrevocable_leases
 }
 
 // LongestTTL is the longest lifetime that the mount's roles give to a

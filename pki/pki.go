@@ -118,4 +118,8 @@ type CRL struct {
 	Summary    crl.Summary
 	Limit      crl.Limit
 	MeasuredAt time.Time
+
+	// What history says of it; zero in a one-shot command, which has none.
+	Projection crl.Projection   // when the limit is reached
+	Growth     crl.SteadyInputs // what its steady state follows from
 }
