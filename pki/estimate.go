@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"fmt"
 	"math"
 	"time"
 )
@@ -18,7 +19,12 @@ type Estimate struct {
 	High  int64 // all that may be reclaimable; what is above it surely is not
 	Total Size  // of all lists of the mount
 
-	LowKnown bool // false where the longest TTL is unknown
+	LowKnown bool // false where the longest TTL is unknown, or broken
+
+	// TTLBroken: a certificate was read that lives longer than the longest TTL,
+	// so that nothing follows from that; the example says which and how.
+	TTLBroken  bool
+	TTLExample string
 
 	// What was sampled narrows the bounds. Without a sample Likely is Low and
 	// Margin what lies between Low and High.
@@ -31,7 +37,8 @@ type Estimate struct {
 	// becomes so; zero without entries.
 	EarliestAt time.Time
 
-	lists []listEstimate
+	lists   []listEstimate
+	sampled bool // Likely and Margin come from a sample
 }
 
 // Sure is what thresholds count: the lower end of the interval, which is never
@@ -84,16 +91,53 @@ func NewEstimate(crls []CRL, longest LongestTTL, buffer time.Duration, now time.
 	return e
 }
 
-// Prediction is what a run will achieve at least.
+// Prediction is what a run will achieve: by a sample where there is one, else
+// at least.
 type Prediction struct {
-	Reclaimable int64 `json:"reclaimable"` // entries: the sure lower bound
-	BytesAfter  int64 `json:"bytesAfter"`  // DER of all lists: at most this, without new revocations
+	Reclaimable int64 `json:"reclaimable"` // entries: Estimate.Likely
+	BytesAfter  int64 `json:"bytesAfter"`  // DER of all lists, without new revocations
 }
 
-// Prediction takes EntryBytes for each surely reclaimable entry off the
-// measured size.
+// Prediction takes EntryBytes for each entry that is likely to be reclaimable
+// off the measured size.
 func (e Estimate) Prediction() Prediction {
-	return Prediction{Reclaimable: e.Low, BytesAfter: max(0, e.Total.Bytes-EntryBytes*e.Low)}
+	return Prediction{Reclaimable: e.Likely, BytesAfter: max(0, e.Total.Bytes-EntryBytes*e.Likely)}
+}
+
+// words says what is reclaimable, and how sure that is.
+func (e Estimate) words() string {
+	switch {
+	case e.Total.Entries == 0:
+		return "no CRL has an entry"
+	case e.High == 0:
+		return fmt.Sprintf("none of %d entries can be reclaimable yet", e.Total.Entries)
+	case e.sampled && e.Margin == 0:
+		return fmt.Sprintf("%d of %d entries are reclaimable", e.Likely, e.Total.Entries)
+	case e.sampled:
+		return fmt.Sprintf("about %d ± %d of %d entries are reclaimable (%s)", e.Likely, e.Margin, e.Total.Entries, e.basis())
+	case !e.LowKnown:
+		return fmt.Sprintf("at most %d of %d entries are reclaimable (no lower bound: the longest TTL is unknown)", e.High, e.Total.Entries)
+	case e.Low == e.High:
+		return fmt.Sprintf("%d of %d entries are reclaimable", e.Low, e.Total.Entries)
+	}
+	return fmt.Sprintf("between %d and %d of %d entries are reclaimable", e.Low, e.High, e.Total.Entries)
+}
+
+// source says where a number comes from that a sample has made better than the
+// bounds, "" otherwise.
+func (e Estimate) source() string {
+	if !e.sampled || e.Margin == 0 || e.Sure() <= e.Low {
+		return ""
+	}
+	return fmt.Sprintf(" (about %d ± %d by a %s)", e.Likely, e.Margin, e.basis())
+}
+
+// basis names the sample.
+func (e Estimate) basis() string {
+	if e.Unstored > 0 {
+		return fmt.Sprintf("sample of %d; the certificates of %d are no longer stored", e.Read, e.Unstored)
+	}
+	return fmt.Sprintf("sample of %d", e.Read)
 }
 
 // distinct leaves out delta lists, and all but the first of lists that have

@@ -128,12 +128,12 @@ func trigger(o Observation, p Policy, e Estimate, now time.Time) (bool, string) 
 	if p.Force {
 		return true, fmt.Sprintf("forced; %s", e.words())
 	}
-	if t.ReclaimableEntries > 0 && e.Low >= t.ReclaimableEntries {
-		return true, fmt.Sprintf("at least %d entries are reclaimable, the threshold is %d", e.Low, t.ReclaimableEntries)
+	if sure := e.Sure(); t.ReclaimableEntries > 0 && sure >= t.ReclaimableEntries {
+		return true, fmt.Sprintf("at least %d entries are reclaimable%s, the threshold is %d", sure, e.source(), t.ReclaimableEntries)
 	}
-	if share := e.share(); t.ReclaimableShare > 0 && e.Low > 0 && share >= t.ReclaimableShare {
-		return true, fmt.Sprintf("at least %d of %d entries (%s) are reclaimable, the threshold is %s",
-			e.Low, e.Total.Entries, percent(share), percent(t.ReclaimableShare))
+	if sure, share := e.Sure(), e.share(); t.ReclaimableShare > 0 && sure > 0 && share >= t.ReclaimableShare {
+		return true, fmt.Sprintf("at least %d of %d entries (%s) are reclaimable%s, the threshold is %s",
+			sure, e.Total.Entries, percent(share), e.source(), percent(t.ReclaimableShare))
 	}
 	if over, share := e.overShareReclaimable(t.LimitShare); over != nil {
 		return true, fmt.Sprintf("the CRL of issuer %s is at %s of the storage's limit, the threshold is %s; %s",
@@ -234,12 +234,12 @@ func nextLook(o Observation, p Policy) time.Time {
 	return next
 }
 
-// share is the sure lower bound's share of all entries.
+// share is the share of all entries of what surely is reclaimable.
 func (e Estimate) share() float64 {
 	if e.Total.Entries == 0 {
 		return 0
 	}
-	return float64(e.Low) / float64(e.Total.Entries)
+	return float64(e.Sure()) / float64(e.Total.Entries)
 }
 
 // overShare is the fullest list that takes at least the given share of its
@@ -268,21 +268,6 @@ func (e Estimate) fullest(threshold float64, eligible func(listEstimate) bool) (
 		}
 	}
 	return fullest, most
-}
-
-// words says what is reclaimable.
-func (e Estimate) words() string {
-	switch {
-	case e.Total.Entries == 0:
-		return "no CRL has an entry"
-	case e.High == 0:
-		return fmt.Sprintf("none of %d entries can be reclaimable yet", e.Total.Entries)
-	case !e.LowKnown:
-		return fmt.Sprintf("at most %d of %d entries are reclaimable (no lower bound: the longest TTL is unknown)", e.High, e.Total.Entries)
-	case e.Low == e.High:
-		return fmt.Sprintf("%d of %d entries are reclaimable", e.Low, e.Total.Entries)
-	}
-	return fmt.Sprintf("between %d and %d of %d entries are reclaimable", e.Low, e.High, e.Total.Entries)
 }
 
 // nothingYet says why nothing is reclaimable and when that changes at the

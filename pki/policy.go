@@ -44,7 +44,7 @@ type Policy struct {
 // Trigger holds the thresholds of which any one makes a run due. Zero switches
 // a threshold off.
 type Trigger struct {
-	ReclaimableShare   float64       // of the mount's entries, counted by the sure lower bound
+	ReclaimableShare   float64       // of the mount's entries, counted by Estimate.Sure
 	ReclaimableEntries int64         // likewise
 	LimitShare         float64       // of the storage's limit, by any CRL of which something may be reclaimable
 	AtLeastEvery       time.Duration // longest pause between two runs
