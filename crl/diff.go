@@ -91,16 +91,17 @@ func Comparable(old, new Summary) error {
 	case old.Delta() && old.BaseNumber.Cmp(new.BaseNumber) != 0:
 		return fmt.Errorf("comparing CRLs: the old delta CRL is on top of number %v, the new one on %v: compare the full lists", old.BaseNumber, new.BaseNumber)
 	case old.scope() != new.scope():
-		return fmt.Errorf("comparing CRLs: their issuing distribution points differ, the old one's is %s, the new one's %s: these are lists about different certificates",
-			cmp.Or(old.scope(), "absent"), cmp.Or(new.scope(), "absent"))
+		return fmt.Errorf("comparing CRLs: their issuing distribution points differ: these are lists about different certificates; the old one is about %s; the new one is about %s", old.IDP, new.IDP)
 	case new.IDP != nil && new.IDP.IndirectCRL:
-		return fmt.Errorf("comparing CRLs: they are indirect, with certificates of several issuers (%s): serial numbers alone do not tell these apart", new.scope())
+		return fmt.Errorf("comparing CRLs: they are about %s: serial numbers alone do not tell the issuers' certificates apart", new.IDP)
 	}
 	return nil
 }
 
-// scope is the issuing distribution point in words, empty where there is none.
-// Lists of one issuer that differ in it, as shards do, have nothing in common.
+// scope is the same for lists that are about the same, and empty where there is
+// no issuing distribution point. Lists of one issuer that differ in it, as shards
+// do, have nothing in common. It is a key, which Tally's records hold as a hash;
+// DistributionPoint.String is for people.
 func (s Summary) scope() string {
 	if s.IDP == nil {
 		return ""

@@ -241,24 +241,27 @@ func TestComparable(t *testing.T) {
 	full := scan(a, listOf(2))
 	rekeyed, withoutKey := full, full
 	rekeyed.AuthorityKeyID, withoutKey.AuthorityKeyID = []byte{9}, nil
-	shard, indirect := full, full
+	shard, ours, indirect := full, full, full
+	ours.IDP = &DistributionPoint{OnlyContainsCACerts: true, OnlySomeReasons: []string{"keyCompromise", "superseded"}}
 	shard.IDP = &DistributionPoint{Names: []string{"http://example.org/2.crl"}}
 	indirect.IDP = &DistributionPoint{IndirectCRL: true}
 	for name, tc := range map[string]struct {
 		old, new Summary
 		want     string
 	}{
-		"other shard":    {full, shard, "the old one's is absent, the new one's {Names:[http://example.org/2.crl] "},
-		"the same shard": {shard, shard, ""},
-		"indirect":       {indirect, indirect, "they are indirect"},
-		"two states":     {full, scan(a, listOf(5)), ""},
-		"two deltas":     {delta(4), delta(4), ""},
-		"key not named":  {full, withoutKey, ""},
-		"other issuer":   {full, scan(other, listOf(2)), `the new one by "1.2.3.4=`},
-		"other key":      {full, rekeyed, "by key 0102030405060708, the new one by key 09"},
-		"full and delta": {full, delta(4), "the old one is a full one, the new one a delta CRL"},
-		"delta and full": {delta(4), full, "the old one is a delta CRL, the new one a full one"},
-		"deltas apart":   {delta(4), delta(5), "on top of number 4, the new one on 5"},
+		"other shard": {full, shard, "the old one is about all certificates (it has no issuing distribution point); " +
+			"the new one is about all certificates, published at http://example.org/2.crl"},
+		"other certificates": {shard, ours, "the new one is about CA certificates only, revoked for keyCompromise, superseded only"},
+		"the same shard":     {shard, shard, ""},
+		"indirect":           {indirect, indirect, "they are about all certificates of several issuers (an indirect CRL)"},
+		"two states":         {full, scan(a, listOf(5)), ""},
+		"two deltas":         {delta(4), delta(4), ""},
+		"key not named":      {full, withoutKey, ""},
+		"other issuer":       {full, scan(other, listOf(2)), `the new one by "1.2.3.4=`},
+		"other key":          {full, rekeyed, "by key 0102030405060708, the new one by key 09"},
+		"full and delta":     {full, delta(4), "the old one is a full one, the new one a delta CRL"},
+		"delta and full":     {delta(4), full, "the old one is a delta CRL, the new one a full one"},
+		"deltas apart":       {delta(4), delta(5), "on top of number 4, the new one on 5"},
 	} {
 		err := Comparable(tc.old, tc.new)
 		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {

@@ -1,9 +1,11 @@
 package crl
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 )
 
 // DistributionPoint is the extension issuing distribution point: where a list
@@ -31,6 +33,36 @@ type DistributionPoint struct {
 	// IndirectCRL is set where the list has entries for certificates of other
 	// issuers, so that a serial number alone says nothing.
 	IndirectCRL bool
+}
+
+// String tells a person what the list is about: "CA certificates only, published
+// at http://ca.example/ca.crl".
+func (d *DistributionPoint) String() string {
+	if d == nil {
+		return "all certificates (it has no issuing distribution point)"
+	}
+	text := "all certificates"
+	switch {
+	case d.OnlyContainsUserCerts:
+		text = "end entity certificates only"
+	case d.OnlyContainsCACerts:
+		text = "CA certificates only"
+	case d.OnlyContainsAttributeCerts:
+		text = "attribute certificates only"
+	}
+	if d.IndirectCRL {
+		text += " of several issuers (an indirect CRL)"
+	}
+	if d.OnlySomeReasons != nil {
+		text += ", revoked for " + cmp.Or(strings.Join(d.OnlySomeReasons, ", "), "no reason that has a name") + " only"
+	}
+	if len(d.Names) > 0 {
+		text += ", published at " + strings.Join(d.Names, ", ")
+	}
+	if d.MoreNames > 0 {
+		text += fmt.Sprintf(" and %d more places", d.MoreNames)
+	}
+	return text
 }
 
 // maxNames bounds DistributionPoint.Names.

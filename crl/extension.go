@@ -1,6 +1,7 @@
 package crl
 
 import (
+	"bytes"
 	"fmt"
 	"math/big"
 	"slices"
@@ -23,8 +24,14 @@ const (
 	idAuthorityKeyID = "\x55\x1d\x23"
 )
 
-// maxUnhandled bounds Summary.UnhandledCritical.
-const maxUnhandled = 16
+const (
+	// maxListed bounds Summary.UnhandledCritical and Summary.RepeatedExtensions.
+	maxListed = 16
+	// maxCompared is how many different extensions, and maxComparedID how long
+	// identifiers, are remembered to find one that is there again.
+	maxCompared   = 16
+	maxComparedID = 32
+)
 
 // extension reads the contents of one Extension.
 func (c *cursor) extension() (extension, error) {
@@ -114,13 +121,33 @@ func (e extension) number(what, rule string) (*big.Int, error) {
 
 // unhandled notes a critical extension that is not interpreted.
 func (s *Summary) unhandled(e extension) {
-	if !e.critical || len(s.UnhandledCritical) == maxUnhandled {
-		return
+	if e.critical {
+		s.UnhandledCritical = listed(s.UnhandledCritical, e.id)
 	}
-	parsed, _ := parseOID(nil, e.id) // checked when it was read
-	if id := parsed.String(); !slices.Contains(s.UnhandledCritical, id) {
-		s.UnhandledCritical = append(s.UnhandledCritical, id)
+}
+
+// repeated tells whether an extension is among the identifiers of those ahead of
+// it, and notes it.
+func (s *Summary) repeated(ahead [][]byte, e extension) bool {
+	for _, id := range ahead {
+		if bytes.Equal(id, e.id) {
+			s.RepeatedExtensions = listed(s.RepeatedExtensions, e.id)
+			return true
+		}
 	}
+	return false
+}
+
+// listed is the list with one more identifier, unless it is there already or
+// there is no room.
+func listed(list []string, id []byte) []string {
+	if len(list) == maxListed {
+		return list
+	}
+	if text := oidText(id); !slices.Contains(list, text) {
+		list = append(list, text)
+	}
+	return list
 }
 
 // reasonNames are the CRLReasons of RFC 5280 section 5.3.1 by value; 7 is not

@@ -213,6 +213,22 @@ func parseOID(id asn1.ObjectIdentifier, b []byte) (asn1.ObjectIdentifier, bool) 
 	return id, true
 }
 
+// oidText prints an object identifier that oid has checked. One that is longer
+// than any in use is cut.
+func oidText(b []byte) string {
+	const most = 64
+	if len(b) <= most {
+		id, _ := parseOID(nil, b)
+		return id.String()
+	}
+	end := most
+	for b[end-1] >= 0x80 { // not within a component, of at most five octets
+		end--
+	}
+	id, _ := parseOID(nil, b[:end])
+	return id.String() + ".…"
+}
+
 // quote shows octets in an error: printable ones as a string, others in
 // hexadecimal, and no more than 32 of them.
 func quote(b []byte) string {

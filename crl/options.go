@@ -12,7 +12,7 @@ const DefaultMaxBytes = 256 << 20
 type Options struct {
 	// MaxBytes is the length in octets of the largest DER list accepted;
 	// 0 means DefaultMaxBytes. The input, with PEM's text and base64, may be
-	// twice as long and a MiB more. Beyond, Scan returns ErrTooLarge.
+	// twice as long and a MiB more. Beyond, Scan returns ErrMaxBytes.
 	MaxBytes int64
 
 	// Spool keeps the signed part of the list where the algorithm signs the

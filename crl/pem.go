@@ -128,7 +128,7 @@ func (p *pemReader) read() {
 		p.end += n
 		p.err = err
 		if p.base+int64(p.end) > p.max {
-			p.err = fmt.Errorf("more than %d bytes of PEM: %w", p.max, ErrTooLarge)
+			p.err = fmt.Errorf("more than %d bytes of PEM: %w", p.max, ErrMaxBytes)
 			p.end = p.start
 		}
 		if n > 0 || p.err != nil {

@@ -54,17 +54,17 @@ func Scan(r io.Reader, o Options) (Summary, error) {
 
 // scanner walks the grammar of RFC 5280 section 5.1.
 type scanner struct {
-	in        window
-	maxBytes  int64
-	spool     Spool
-	each      func(Entry) error
-	tally     *Tally
-	serials   sequence
-	sum       Summary
-	times     [512]int64              // of the entries that are worked on
-	reasons   [len(reasonNames)]int64 // entries by reason code
-	algorithm []byte                  // contents of the inner AlgorithmIdentifier
-	digest    [64]byte                // room for the longest
+	in       window
+	maxBytes int64
+	spool    Spool
+	each     func(Entry) error
+	tally    *Tally
+	serials  sequence
+	sum      Summary
+	times    [512]int64              // of the entries that are worked on
+	reasons  [len(reasonNames)]int64 // entries by reason code
+	unnamed  int64                   // entries with another reason code
+	digest   [64]byte                // room for the longest
 }
 
 func (s *scanner) list() error {
@@ -73,7 +73,7 @@ func (s *scanner) list() error {
 		return err
 	}
 	if end > s.maxBytes {
-		return fmt.Errorf("a list of %d bytes, at most %d are read: %w", end, s.maxBytes, ErrTooLarge)
+		return fmt.Errorf("a list of %d bytes, at most %d are read: %w", end, s.maxBytes, ErrMaxBytes)
 	}
 	s.sum.Bytes = end
 	if err := s.tbsCertList(end); err != nil {
@@ -83,7 +83,7 @@ func (s *scanner) list() error {
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(outer.rest, s.algorithm) {
+	if !bytes.Equal(outer.rest, s.sum.algorithm) {
 		return &SyntaxError{Offset: outer.at, Want: "the signature algorithm named inside the list", Got: "another"}
 	}
 	if err := s.signature(end); err != nil {
@@ -154,7 +154,7 @@ func (s *scanner) innerAlgorithm(from, end int64) error {
 	if err != nil {
 		return err
 	}
-	s.algorithm = s.sum.keep(fields.rest)
+	s.sum.algorithm = s.sum.keep(fields.rest)
 	algorithm, hash, err := fields.algorithm()
 	if err != nil {
 		return err
@@ -244,8 +244,13 @@ func (s *scanner) revoked(end int64) error {
 		s.sum.OldestRevocation = time.Unix(s.sum.Revocations.first, 0).UTC()
 		s.sum.NewestRevocation = time.Unix(s.sum.Revocations.last, 0).UTC()
 	}
+	s.sum.UnnamedReasons = s.unnamed
 	for code, n := range s.reasons {
-		if n > 0 && reasonNames[code] != "" {
+		switch {
+		case n == 0:
+		case reasonNames[code] == "":
+			s.sum.UnnamedReasons += n
+		default:
 			if s.sum.Reasons == nil {
 				s.sum.Reasons = make(map[string]int64, len(reasonNames))
 			}
@@ -290,7 +295,10 @@ func (s *scanner) entry(end int64) error {
 }
 
 func (s *scanner) entryExtensions(c cursor) error {
-	reason := int64(-1)
+	var room [maxCompared][]byte
+	seen := room[:0]
+	var reason int64
+	given := false
 	for !c.empty() {
 		fields, err := c.read("extension", tagSequence)
 		if err != nil {
@@ -304,12 +312,20 @@ func (s *scanner) entryExtensions(c cursor) error {
 			if reason, err = e.reasonCode(); err != nil {
 				return err
 			}
+			given = true
 		} else {
 			s.sum.unhandled(e)
 		}
+		if !s.sum.repeated(seen, e) && len(seen) < cap(seen) {
+			seen = append(seen, e.id)
+		}
 	}
-	if reason >= 0 && reason < int64(len(s.reasons)) {
+	switch {
+	case !given:
+	case reason >= 0 && reason < int64(len(s.reasons)):
 		s.reasons[reason]++
+	default:
+		s.unnamed++
 	}
 	return nil
 }
@@ -332,6 +348,8 @@ func (s *scanner) extensions(end int64) error {
 	if err != nil {
 		return err
 	}
+	var room [maxCompared][]byte
+	seen := room[:0]
 	for s.in.offset() < list {
 		fields, err := s.in.take("extension", tagSequence, list)
 		if err != nil {
@@ -343,6 +361,9 @@ func (s *scanner) extensions(end int64) error {
 		}
 		if err := s.sum.listExtension(e); err != nil {
 			return err
+		}
+		if !s.sum.repeated(seen, e) && len(seen) < cap(seen) && len(e.id) <= maxComparedID {
+			seen = append(seen, s.sum.keep(e.id))
 		}
 	}
 	if s.in.offset() < explicit {

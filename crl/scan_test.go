@@ -18,6 +18,7 @@ import (
 	"maps"
 	"math/big"
 	mathrand "math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -200,6 +201,7 @@ func compare(t *testing.T, der []byte, s Summary) {
 	}
 	var oldest, newest time.Time
 	reasons := map[string]int64{}
+	unnamed := 0
 	for _, e := range want.RevokedCertificateEntries {
 		if oldest.IsZero() || e.RevocationTime.Before(oldest) {
 			oldest = e.RevocationTime
@@ -207,10 +209,13 @@ func compare(t *testing.T, der []byte, s Summary) {
 		if e.RevocationTime.After(newest) {
 			newest = e.RevocationTime
 		}
-		for _, x := range e.Extensions {
-			if name := reasonOf[e.ReasonCode]; x.Id.String() == "2.5.29.21" && name != "" {
-				reasons[name]++
-			}
+		given := func(x pkix.Extension) bool { return x.Id.String() == "2.5.29.21" }
+		switch name := reasonOf[e.ReasonCode]; {
+		case !slices.ContainsFunc(e.Extensions, given):
+		case name == "":
+			unnamed++
+		default:
+			reasons[name]++
 		}
 	}
 	check := func(what string, got, want any) {
@@ -247,8 +252,39 @@ func compare(t *testing.T, der []byte, s Summary) {
 	if !maps.Equal(s.Reasons, reasons) {
 		t.Errorf("Reasons = %v, crypto/x509 has %v", s.Reasons, reasons)
 	}
+	check("UnnamedReasons", s.UnnamedReasons, unnamed)
+	compareRepeated(t, want, s)
 	if _, total := s.Revocations.Before(time.Date(10001, 1, 1, 0, 0, 0, 0, time.UTC)); total != s.Entries {
 		t.Errorf("the histogram holds %d of %d entries", total, s.Entries)
+	}
+}
+
+// compareRepeated compares the extensions that are there more than once, as far
+// as there are not too many to be compared.
+func compareRepeated(t *testing.T, list *x509.RevocationList, s Summary) {
+	t.Helper()
+	all := [][]pkix.Extension{list.Extensions}
+	for _, e := range list.RevokedCertificateEntries {
+		all = append(all, e.Extensions)
+	}
+	var want []string
+	for _, extensions := range all {
+		times := map[string]int{}
+		for _, e := range extensions {
+			times[e.Id.String()]++
+		}
+		for id, n := range times {
+			if len(times) > 16 || len(id) > 32 { // its octets are no more than its characters
+				return
+			}
+			if n > 1 && !slices.Contains(want, id) {
+				want = append(want, id)
+			}
+		}
+	}
+	got := slices.Sorted(slices.Values(s.RepeatedExtensions))
+	if slices.Sort(want); len(want) <= 16 && !slices.Equal(got, want) {
+		t.Errorf("RepeatedExtensions = %v, crypto/x509 has %v", got, want)
 	}
 }
 

@@ -43,6 +43,13 @@ type Summary struct {
 	// good (RFC 5280 section 5.2).
 	UnhandledCritical []string
 
+	// RepeatedExtensions lists the object identifiers of extensions that the list,
+	// or one of its entries, has more than once; at most 16 of them. RFC 5280
+	// section 4.2 allows one instance of each; as with crypto/x509 the last one
+	// counts. An extension is compared with the first 16 different ones ahead of
+	// it.
+	RepeatedExtensions []string
+
 	ThisUpdate time.Time
 	NextUpdate time.Time // zero when absent
 
@@ -51,6 +58,7 @@ type Summary struct {
 	NewestRevocation time.Time // zero without entries
 	Revocations      Histogram
 	Reasons          map[string]int64 // by RFC 5280 name; entries without a reason are left out
+	UnnamedReasons   int64            // entries with a reason code that RFC 5280 section 5.3.1 does not name
 	Order            Order
 
 	SignatureAlgorithm x509.SignatureAlgorithm
@@ -63,6 +71,7 @@ type Summary struct {
 	Digest     []byte
 	DigestHash crypto.Hash
 
+	algorithm []byte // contents of the AlgorithmIdentifier
 	signature []byte
 	spool     Spool  // holds the signed part; nil unless the algorithm signs that itself
 	kept      []byte // what the fields of octets share: one allocation for all

@@ -9,6 +9,15 @@ import (
 // longer than what Scan accepts. Nothing was cut: there is no summary.
 var ErrTooLarge = errors.New("too large")
 
+// ErrMaxBytes is the ErrTooLarge, which it wraps, of a list that a larger
+// Options.MaxBytes accepts.
+var ErrMaxBytes error = maxBytesError{}
+
+type maxBytesError struct{}
+
+func (maxBytesError) Error() string { return ErrTooLarge.Error() }
+func (maxBytesError) Unwrap() error { return ErrTooLarge }
+
 // SyntaxError says where a list is not what RFC 5280 and DER ask for.
 type SyntaxError struct {
 	// Offset is the octet, counted from 0, at which the expectation failed: of

@@ -236,12 +236,12 @@ func TestScanCaps(t *testing.T) {
 		if _, err := Scan(strings.NewReader(input), Options{MaxBytes: size}); err != nil {
 			t.Errorf("at the cap: %v", err)
 		}
-		if s, err := Scan(strings.NewReader(input), Options{MaxBytes: size - 1}); !errors.Is(err, ErrTooLarge) || s.Bytes != 0 {
+		if s, err := Scan(strings.NewReader(input), Options{MaxBytes: size - 1}); !errors.Is(err, ErrMaxBytes) || !errors.Is(err, ErrTooLarge) || s.Bytes != 0 {
 			t.Errorf("above the cap: %v", err)
 		}
 	}
 	endless := readerFunc(func(b []byte) (int, error) { return copy(b, "endless text\n"), nil })
-	if _, err := Scan(endless, Options{MaxBytes: 1000}); !errors.Is(err, ErrTooLarge) {
+	if _, err := Scan(endless, Options{MaxBytes: 1000}); !errors.Is(err, ErrMaxBytes) {
 		t.Errorf("endless text: %v", err)
 	}
 	stuck := readerFunc(func(b []byte) (int, error) { return 0, nil })
@@ -259,7 +259,7 @@ func TestScanCaps(t *testing.T) {
 	compare(t, large.der(), s)
 	long := append([]byte("\x30\x83\x50\x00\x00\x30\x83\x4f\x00\x00\x02\x01\x01"), ecdsaSHA256...)
 	long = append(long, "\x30\x82\xff\xfd"...)
-	if _, err := Scan(bytes.NewReader(long), Options{}); !errors.Is(err, ErrTooLarge) || !strings.Contains(err.Error(), "at byte 25: issuer of 65537 bytes") {
+	if _, err := Scan(bytes.NewReader(long), Options{}); !errors.Is(err, ErrTooLarge) || errors.Is(err, ErrMaxBytes) || !strings.Contains(err.Error(), "at byte 25: issuer of 65537 bytes") {
 		t.Errorf("a huge issuer: %v", err)
 	}
 }

@@ -52,6 +52,21 @@ func (s Summary) Verify(issuer *x509.Certificate) error {
 	return nil
 }
 
+// Algorithm is the name that crypto/x509 prints for the signature algorithm,
+// "ECDSA-SHA256", or the object identifier of one that it does not know,
+// "1.2.840.113549.1.1.99".
+func (s Summary) Algorithm() string {
+	if s.SignatureAlgorithm != x509.UnknownSignatureAlgorithm {
+		return s.SignatureAlgorithm.String()
+	}
+	c := cursor{rest: s.algorithm}
+	id, err := c.oid("signature algorithm")
+	if err != nil {
+		return "unknown" // of a Summary that Scan did not make
+	}
+	return oidText(id.rest)
+}
+
 func (s Summary) verifySignature(key any) error {
 	switch s.SignatureAlgorithm {
 	case x509.ECDSAWithSHA1, x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
@@ -74,7 +89,7 @@ func (s Summary) verifySignature(key any) error {
 			return s.verifyEd25519(key)
 		}
 	default:
-		return fmt.Errorf("%w: algorithm %s", ErrNotVerifiable, s.SignatureAlgorithm)
+		return fmt.Errorf("%w: algorithm %s", ErrNotVerifiable, s.Algorithm())
 	}
 	return fmt.Errorf("it is signed with %s, the key is %T", s.SignatureAlgorithm, key)
 }
