@@ -2,7 +2,6 @@ package pki
 
 import (
 	"fmt"
-	"math"
 	"time"
 )
 
@@ -155,11 +154,4 @@ func distinct(crls []CRL) []CRL {
 		kept = append(kept, c)
 	}
 	return kept
-}
-
-// LimitShare is the share of the storage's limit that the fullest list takes, 0
-// where no limit is known.
-func (e Estimate) LimitShare() float64 {
-	_, share := e.overShare(math.SmallestNonzeroFloat64)
-	return share
 }

@@ -43,6 +43,10 @@ var rules = []rule{
 	{"tidy-stale-crl", staleCRL},
 	{"crl-rotate-needed", rotateNeeded},
 	{"tidy-estimate-unknown", estimateUnknown},
+	{"tidy-auto-tidy", autoTidyBeside},
+	{"tidy-auto-tidy-buffer", autoTidyShortBuffer},
+	{"tidy-auto-tidy-idle", autoTidyIdle},
+	{"tidy-auto-tidy-off", autoTidyOff},
 }
 
 // Findings are the verdicts of all rules on one mount, given the decision d
@@ -59,12 +63,12 @@ func Findings(o Observation, p Policy, d Decision, now time.Time) []Finding {
 }
 
 // wouldRun: a run is due and tidy.enabled is false.
-func wouldRun(o Observation, p Policy, d Decision, _ time.Time) (Finding, bool) {
+func wouldRun(o Observation, p Policy, d Decision, now time.Time) (Finding, bool) {
 	if p.Enabled || d.Verdict != RunNow {
 		return Finding{}, false
 	}
 	severity := Info
-	if over, _ := d.Estimate.overShare(p.Trigger.LimitShare); over != nil {
+	if l, _ := d.Estimate.pressed(Pressure{p.Trigger.LimitShare, p.Trigger.Horizon}, now, mayShrink); l != nil {
 		severity = Warning
 	}
 	return Finding{
@@ -82,19 +86,26 @@ func cannotHelpFinding(o Observation, _ Policy, d Decision, _ time.Time) (Findin
 	if d.Verdict != CannotHelp {
 		return Finding{}, false
 	}
-	return Finding{
+	f := Finding{
 		Severity: Warning,
 		Summary:  "Tidy cannot help now.",
 		Evidence: d.Reason,
-		Remedy:   "issue shorter-lived certificates, raise the storage's limit, or move to a new issuer key, which starts an empty CRL",
+		Remedy:   "correct the configuration of tidy",
 		Citation: "Vault builtin/logical/pki/path_tidy.go: only what has been expired for longer than safety_buffer is deleted",
-	}, true
+	}
+	if !d.Until.IsZero() {
+		f.Summary = "Tidy cannot help before " + instant(d.Until) + "."
+	}
+	if words := leverWords(d.Levers); words != "" {
+		f.Remedy = words
+	}
+	return f, true
 }
 
 // noEffect: the last run ended well and achieved nothing.
 func noEffect(o Observation, _ Policy, _ Decision, _ time.Time) (Finding, bool) {
 	last := o.Record.Last()
-	if last == nil || last.Outcome != OutcomeNoEffect {
+	if last == nil || last.Outcome != OutcomeNoEffect || last.foretold() {
 		return Finding{}, false
 	}
 	return Finding{
@@ -104,6 +115,12 @@ func noEffect(o Observation, _ Policy, _ Decision, _ time.Time) (Finding, bool) 
 		Remedy:   "shorten certificate lifetimes or tidy.safetyBuffer, or wait until the certificates have expired for longer than the buffer",
 		Citation: "Vault builtin/logical/pki/path_tidy.go, doTidyRevocationStore",
 	}, true
+}
+
+// foretold tells whether a run achieved as little as was predicted of it:
+// nothing, which somebody asked for all the same.
+func (r Run) foretold() bool {
+	return r.Predicted.Reclaimable == 0 && (r.Deleted == nil || *r.Deleted == 0)
 }
 
 // failed: the last run ended in an error, ours as we remember it, anybody's as
@@ -117,7 +134,7 @@ func failed(o Observation, _ Policy, _ Decision, _ time.Time) (Finding, bool) {
 	if s := o.Status; s != nil && s.State == TidyError {
 		f.Summary = "Vault's last tidy ended in an error: " + s.Error + "."
 		f.Evidence = fmt.Sprintf("tidy-status of the run of %s: %d revocations deleted, last message %q", instant(s.StartedAt), s.RevokedDeleted, s.Message)
-		return f, true
+		return f.blame(o.Mount, s.Error), true
 	}
 	last := o.Record.Last()
 	if last == nil || last.Outcome != OutcomeFailed && last.Outcome != OutcomeRefused {
@@ -132,7 +149,21 @@ func failed(o Observation, _ Policy, _ Decision, _ time.Time) (Finding, bool) {
 		f.Remedy = "grant what the error names, or see why Vault refused"
 		f.Citation = "Vault API, PKI: tidy"
 	}
-	return f, true
+	return f.blame(o.Mount, last.Error), true
+}
+
+// blame names the entry that stopped the run, where Vault's error does.
+func (f Finding) blame(m Mount, vaultError string) Finding {
+	c, ok := FindCulprit(vaultError)
+	if !ok {
+		return f
+	}
+	f.Evidence = fmt.Sprintf("entry %s of the mount: %s; %s", c.Key(), vaultError, f.Evidence)
+	f.Remedy = c.remedy(m)
+	if c.Content {
+		f.Summary = fmt.Sprintf("Certificate %s stops every tidy of the mount: Vault cannot read it.", c.Serial)
+	}
+	return f
 }
 
 // staleCRL: tidy deleted revocations, and the rebuild that it owed failed.

@@ -38,11 +38,18 @@ func TestFindings(t *testing.T) {
 		{"due and disabled near the limit", fullRipe, func(_ *pki.Observation, p *pki.Policy) { p.Enabled = false }, "tidy-would-run", pki.Warning, "at least 50 entries off"},
 		{"not due and disabled", quiet, func(_ *pki.Observation, p *pki.Policy) { p.Enabled = false }, "", "", ""},
 		{"cannot help", full, nil, "tidy-cannot-help", pki.Warning, "2026-03-04T11:00:00Z at the earliest"},
-		{"no effect", quiet, last(pki.Run{Outcome: pki.OutcomeNoEffect, Explanation: "the CRL was empty", EndedAt: now.Add(-days)}), "tidy-no-effect", pki.Warning, "achieved nothing: the CRL was empty."},
+		{"no effect", quiet, last(pki.Run{Outcome: pki.OutcomeNoEffect, Predicted: pki.Prediction{Reclaimable: 7}, Explanation: "the CRL was empty", EndedAt: now.Add(-days)}), "tidy-no-effect", pki.Warning, "achieved nothing: the CRL was empty."},
+		{"no effect, as predicted", quiet, last(pki.Run{Outcome: pki.OutcomeNoEffect, Deleted: new(int64), EndedAt: now.Add(-days)}), "", "", ""},
+		{"no effect, though some were deleted", quiet, last(pki.Run{Outcome: pki.OutcomeNoEffect, Deleted: new(int64(3)), Explanation: "the CRL was not rebuilt", EndedAt: now.Add(-days)}), "tidy-no-effect", pki.Warning, "not rebuilt"},
 		{"effect", quiet, last(pki.Run{Outcome: pki.OutcomeOK, EndedAt: now.Add(-days)}), "", "", ""},
 		{"failed, as Vault says", quiet, func(o *pki.Observation, _ *pki.Policy) {
 			o.Status.State, o.Status.Error = pki.TidyError, `unable to parse stored certificate with serial "aa-bb"`
 		}, "tidy-failed", pki.Warning, `serial "aa-bb"`},
+		{"failed, and the certificate is named", quiet, func(o *pki.Observation, _ *pki.Policy) {
+			o.Status.State, o.Status.Error = pki.TidyError, `unable to parse stored revoked certificate with serial "5e-aa-01": x509: malformed certificate`
+		}, "tidy-failed", pki.Warning, "Certificate 5e:aa:01 stops every tidy of the mount: Vault cannot read it.\nentry revoked/5e-aa-01 of the mount"},
+		{"failed, and where to look", quiet, last(pki.Run{Outcome: pki.OutcomeFailed, Error: `unable to parse stored certificate with serial "5e-aa-01": x509: malformed certificate`}), "tidy-failed", pki.Warning,
+			"see it with vault read -field=certificate pki/cert/5e:aa:01; take a snapshot of the storage, then have an administrator read, repair or delete sys/raw/logical/u-1/certs/5e-aa-01"},
 		{"failed, as we remember", quiet, last(pki.Run{Outcome: pki.OutcomeFailed, Explanation: "disk full"}), "tidy-failed", pki.Warning, "The last tidy failed: disk full."},
 		{"refused", quiet, last(pki.Run{Outcome: pki.OutcomeRefused, Explanation: `needs capability "update" on path "pki/tidy"`}), "tidy-failed", pki.Warning, `"pki/tidy"`},
 		{"interrupted", quiet, last(pki.Run{Outcome: pki.OutcomeInterrupted, EndedAt: now.Add(-days)}), "", "", ""},

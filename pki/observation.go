@@ -63,15 +63,6 @@ type CRLConfig struct {
 	EnableDelta bool          // delta CRLs are built between two lists
 }
 
-// AutoTidy is config/auto-tidy of a mount: what Vault does by itself.
-type AutoTidy struct {
-	Enabled      bool
-	Interval     time.Duration
-	SafetyBuffer time.Duration
-	CertStore    bool
-	RevokedCerts bool
-}
-
 // Health is the state of the Vault that answers at the configured address.
 type Health struct {
 	Unreachable   string // why nothing answered, "" when something did

@@ -22,10 +22,11 @@ const (
 type Decision struct {
 	Verdict   Verdict
 	Reason    string
-	Until     time.Time // Wait, CannotHelp: when that can change by the passing of time alone; zero: unknown
+	Until     time.Time // Wait, CannotHelp: when that can change by the passing of time alone, windows included; zero: unknown
 	Settling  bool      // Wait: only until a new active node has settled
 	Estimate  Estimate
 	Predicted Prediction
+	Levers    []Lever // CannotHelp: what would
 }
 
 // Plan decides about one mount. It is a function of its arguments; acting on
@@ -33,12 +34,16 @@ type Decision struct {
 // to know and does not is a Wait with that as its reason.
 //
 // No policy makes Plan start a run beside another one, less than
-// Policy.MinInterval after one, or with a safety buffer that
-// Policy.Validate refuses.
+// Policy.MinInterval after one, with a safety buffer that Policy.Validate
+// refuses, on a Vault that got slow, or, unless forced, outside Policy.Windows
+// without Policy.IgnoreWindowsWhenCritical.
 func Plan(o Observation, p Policy, now time.Time) Decision {
 	e := NewEstimate(o.CRLs, o.LongestTTL, p.SafetyBuffer, now)
 	d := decide(o, p, e, now)
 	d.Estimate, d.Predicted = e, e.Prediction()
+	if d.Verdict == CannotHelp && p.Validate() == nil {
+		d.Levers = Levers(o, p, e, now)
+	}
 	return d
 }
 
@@ -57,21 +62,87 @@ func decide(o Observation, p Policy, e Estimate, now time.Time) Decision {
 	if o.CRLs == nil {
 		return wait(time.Time{}, "no CRL of the mount could be measured, so what a run would achieve is unknown")
 	}
-	due, reason := trigger(o, p, e, now)
-	if due {
-		if at, why := earliest(o, p); now.Before(at) {
-			return wait(at, "%s; held back until %s: %s", reason, instant(at), why)
-		}
-		if a := o.AutoTidy; a != nil && a.Enabled {
-			reason += fmt.Sprintf("; the run postpones the mount's own auto-tidy, which is due every %s", a.Interval)
-		}
-		return Decision{Verdict: RunNow, Reason: reason}
+	if due, reason := trigger(o, p, e, now); !due {
+		return notDue(o, p, e, reason, now)
+	} else if at, why := held(o, p, e, now); why != "" {
+		return wait(at, "%s; %s", reason, why)
+	} else {
+		return Decision{Verdict: RunNow, Reason: reason + outside(p, now) + postponed(o)}
 	}
-	if over, share := e.overShare(p.Trigger.LimitShare); over != nil && e.High == 0 {
-		return cannotHelp(e.EarliestAt, "the CRL of issuer %s is at %s of the storage's limit, and %s",
-			over.Issuer.Label(), percent(share), nothingYet(e, p))
+}
+
+// notDue waits, or says that a run which is wanted would achieve nothing.
+func notDue(o Observation, p Policy, e Estimate, reason string, now time.Time) Decision {
+	if l, pressure := e.pressed(Pressure{p.Trigger.LimitShare, p.Trigger.Horizon}, now, isFresh); l != nil {
+		return cannotHelp(p.opening(l.earliestAt(p.SafetyBuffer)), "the CRL of issuer %s %s, and %s",
+			l.crl.Issuer.Label(), pressure, l.nothingYet(p))
 	}
-	return wait(nextLook(o, p), "%s", reason)
+	return wait(p.opening(nextLook(o, p)), "%s", reason)
+}
+
+// opening is when a run may begin that is not due before at; zero where that is
+// not known.
+func (p Policy) opening(at time.Time) time.Time {
+	if at.IsZero() {
+		return at
+	}
+	return NextOpening(p.Windows, at)
+}
+
+// held tells what holds back a run that is due, and until when, as far as the
+// passing of time alone ends it; "" where nothing does.
+func held(o Observation, p Policy, e Estimate, now time.Time) (time.Time, string) {
+	if slow, degraded := o.Load.Degraded(); degraded {
+		return time.Time{}, "held back while Vault is overloaded: " + slow
+	}
+	at, why := earliest(o, p)
+	early := now.Before(at)
+	if early {
+		why = fmt.Sprintf("held back until %s: %s", instant(at), why)
+	} else {
+		at, why = now, ""
+	}
+	if p.Force || len(p.Windows) == 0 {
+		return at, why
+	}
+	opens := NextOpening(p.Windows, at)
+	if opens.Equal(at) {
+		return at, why
+	}
+	if l, pressure := e.pressed(p.Critical, now, mayShrink); p.IgnoreWindowsWhenCritical && l != nil {
+		if early {
+			why += fmt.Sprintf("; windows are ignored, since the CRL of issuer %s %s", l.crl.Issuer.Label(), pressure)
+		}
+		return at, why
+	}
+	window := fmt.Sprintf("outside the windows of tidy.windows, the next of which opens at %s", instant(opens))
+	if opens.IsZero() {
+		window = "outside the windows of tidy.windows, none of which opens within three weeks"
+	}
+	if early {
+		return opens, why + "; and that is " + window
+	}
+	return opens, "held back until then: " + window
+}
+
+// outside says why a run begins outside the windows.
+func outside(p Policy, now time.Time) string {
+	switch {
+	case NextOpening(p.Windows, now).Equal(now):
+		return ""
+	case p.Force:
+		return "; outside the windows of tidy.windows, by force"
+	}
+	return "; outside the windows of tidy.windows, which tidy.ignoreWindowsWhenCritical allows"
+}
+
+// postponed says what a run does to the mount's own auto-tidy.
+func postponed(o Observation) string {
+	a := o.AutoTidy
+	if a == nil || !a.Enabled {
+		return ""
+	}
+	return fmt.Sprintf("; the run postpones the mount's own auto-tidy, which is due every %s (tidy.ownAutoTidy: true switches that off)", a.Interval)
 }
 
 // holdForHealth holds back while Vault is not there, sealed, not active, or
@@ -135,9 +206,12 @@ func trigger(o Observation, p Policy, e Estimate, now time.Time) (bool, string) 
 		return true, fmt.Sprintf("at least %d of %d entries (%s) are reclaimable%s, the threshold is %s",
 			sure, e.Total.Entries, percent(share), e.source(), percent(t.ReclaimableShare))
 	}
-	if over, share := e.overShareReclaimable(t.LimitShare); over != nil {
-		return true, fmt.Sprintf("the CRL of issuer %s is at %s of the storage's limit, the threshold is %s; %s",
-			over.Issuer.Label(), percent(share), percent(t.LimitShare), e.words())
+	if l, pressure := e.pressed(Pressure{t.LimitShare, t.Horizon}, now, mayShrink); l != nil {
+		threshold := percent(t.LimitShare)
+		if !l.over(t.LimitShare) {
+			threshold = t.Horizon.String()
+		}
+		return true, fmt.Sprintf("the CRL of issuer %s %s, the threshold is %s; %s", l.crl.Issuer.Label(), pressure, threshold, e.words())
 	}
 	if t.AtLeastEvery > 0 {
 		last := lastFull(o, p)
@@ -240,44 +314,6 @@ func (e Estimate) share() float64 {
 		return 0
 	}
 	return float64(e.Sure()) / float64(e.Total.Entries)
-}
-
-// overShare is the fullest list that takes at least the given share of its
-// limit; nil without one, or where no limit is known.
-func (e Estimate) overShare(threshold float64) (*CRL, float64) {
-	return e.fullest(threshold, func(listEstimate) bool { return true })
-}
-
-// overShareReclaimable is overShare among the lists of which something may be
-// reclaimable.
-func (e Estimate) overShareReclaimable(threshold float64) (*CRL, float64) {
-	return e.fullest(threshold, func(l listEstimate) bool { return l.high > 0 })
-}
-
-func (e Estimate) fullest(threshold float64, eligible func(listEstimate) bool) (*CRL, float64) {
-	var fullest *CRL
-	var most float64
-	for i := range e.lists {
-		l := &e.lists[i]
-		if threshold <= 0 || !l.crl.Limit.Known || l.crl.Limit.MaxBytes <= 0 || !eligible(*l) {
-			continue
-		}
-		share := float64(l.crl.Summary.Bytes) / float64(l.crl.Limit.MaxBytes)
-		if share >= threshold && share > most {
-			fullest, most = &l.crl, share
-		}
-	}
-	return fullest, most
-}
-
-// nothingYet says why nothing is reclaimable and when that changes at the
-// earliest.
-func nothingYet(e Estimate, p Policy) string {
-	if e.Total.Entries == 0 {
-		return "it has no entry to reclaim"
-	}
-	return fmt.Sprintf("nothing in it was revoked, hence expired, more than the safety buffer of %s ago; the first entry is reclaimable at %s at the earliest",
-		p.SafetyBuffer, instant(e.EarliestAt))
 }
 
 func wait(until time.Time, format string, args ...any) Decision {

@@ -33,12 +33,32 @@ type Policy struct {
 	// SettleTime.
 	Settle time.Duration
 
+	// Windows are when runs may begin; none: always. A run that has begun is
+	// seen through whenever it ends.
+	Windows []Window
+
+	// IgnoreWindowsWhenCritical lets a run begin outside Windows while a list of
+	// which something may be reclaimable is Critical.
+	IgnoreWindowsWhenCritical bool
+	Critical                  Pressure
+
+	// OwnAutoTidy: the mount's own auto-tidy is switched off, as far as runs do
+	// what it does.
+	OwnAutoTidy bool
+
 	// Asked: a person or a job asks for a run now. It is not held back by an
 	// earlier request that Vault refused.
 	Asked bool
 
-	// Force skips Trigger and Settle. Nothing else yields to it.
+	// Force skips Trigger, Settle and Windows. Nothing else yields to it.
 	Force bool
+}
+
+// Pressure is how near to the storage's limit a list is, by either. Zero
+// switches one off.
+type Pressure struct {
+	Share   float64       // of the limit
+	Horizon time.Duration // until the limit is likely reached
 }
 
 // Trigger holds the thresholds of which any one makes a run due. Zero switches
@@ -47,6 +67,7 @@ type Trigger struct {
 	ReclaimableShare   float64       // of the mount's entries, counted by Estimate.Sure
 	ReclaimableEntries int64         // likewise
 	LimitShare         float64       // of the storage's limit, by any CRL of which something may be reclaimable
+	Horizon            time.Duration // until the limit is likely reached, by any such CRL
 	AtLeastEvery       time.Duration // longest pause between two runs
 }
 
@@ -59,8 +80,9 @@ func (p Policy) Validate() error {
 		return fmt.Errorf("safety buffer %s is below the floor of %s: lengthen tidy.safetyBuffer, or set tidy.allowShortSafetyBuffer: true", p.SafetyBuffer, SafetyBufferFloor)
 	case p.SafetyBuffer%time.Second != 0:
 		return fmt.Errorf("safety buffer %s is not whole seconds, which Vault asks for", p.SafetyBuffer)
-	case p.MinInterval < 0 || p.Pause < 0 || p.Trigger.AtLeastEvery < 0:
-		return fmt.Errorf("minInterval %s, pause %s and atLeastEvery %s must not be negative", p.MinInterval, p.Pause, p.Trigger.AtLeastEvery)
+	case p.MinInterval < 0 || p.Pause < 0 || p.Trigger.AtLeastEvery < 0 || p.Trigger.Horizon < 0 || p.Critical.Horizon < 0:
+		return fmt.Errorf("minInterval %s, pause %s, atLeastEvery %s and horizons %s, %s must not be negative",
+			p.MinInterval, p.Pause, p.Trigger.AtLeastEvery, p.Trigger.Horizon, p.Critical.Horizon)
 	}
 	return nil
 }

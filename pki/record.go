@@ -20,6 +20,8 @@ type Record struct {
 	EffectiveAt  time.Time `json:"effectiveAt,omitzero"` // end of the latest run that shrank a CRL
 	Run          *Run      `json:"run,omitempty"`        // decided and not concluded
 	History      []Run     `json:"history,omitempty"`    // concluded, oldest first
+
+	AutoTidy *OwnedAutoTidy `json:"autoTidy,omitempty"` // the mount's own, where pkiwarden switched it off
 }
 
 // Step is how far a run has come. Each step can be taken up by another
