@@ -237,7 +237,7 @@ func (v leverage) limit() Lever {
 	if v.steady.Known && v.steady.Bytes > grown {
 		grown, of = v.steady.Bytes, "what it grows to"
 	}
-	wanted := int64(math.Ceil(float64(grown) / comfortable))
+	wanted := (grown*5 + 2) / 3 // of which grown is comfortable, rounded up
 	if wanted <= limit.MaxBytes {
 		l.Action, l.Bytes, l.Known = "none", grown, true
 		l.Effect = fmt.Sprintf("%s, %s, is below %s of it", of, v.size(grown), percent(comfortable))
