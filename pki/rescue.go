@@ -213,7 +213,7 @@ func PlanRescue(r Rescue, p Policy, now time.Time) RescuePlan {
 	q := planner{r: r, p: p, now: now}
 	q.all = q.sizes(q.keepAll)
 	q.tidied = q.sizes(q.keepAfter(p.SafetyBuffer))
-	q.fit = q.enough()
+	q.fit = worst(q.tidied)
 	plan := RescuePlan{Status: q.status(), Lists: q.reports()}
 	if len(r.Lists) > 0 {
 		l := r.Lists[0].Served.Limit

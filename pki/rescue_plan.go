@@ -1,7 +1,9 @@
 package pki
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,17 +40,6 @@ func worst(sizes []RescueSize) *bool {
 
 func surely(b *bool) bool   { return b != nil && *b }
 func surelyNo(b *bool) bool { return b != nil && !*b }
-
-// enough tells whether a tidy with the configured buffer is. What was just
-// refused, and would be the same after a tidy, is not.
-func (q *planner) enough() *bool {
-	fit := worst(q.tidied)
-	kept, _ := total(q.all)
-	if most, least := total(q.tidied); fit == nil && q.r.TooLarge != nil && !q.limitKnown() && most == kept && least == kept {
-		return new(false)
-	}
-	return fit
-}
 
 // limitKnown tells whether the limit of every list is known.
 func (q *planner) limitKnown() bool {
@@ -90,7 +81,7 @@ func (q *planner) status() RescueStatus {
 	switch {
 	case q.r.Config != nil && q.r.Config.Disabled:
 		return RescueDisabled
-	case surelyNo(fit), fit == nil && q.limitKnown(), q.r.TooLarge != nil && !surely(fit):
+	case surelyNo(fit), fit == nil && q.limitKnown():
 		return RescueOver
 	case fit == nil && q.missing()+q.stale() > 0:
 		return RescueUnknown
@@ -116,19 +107,20 @@ func (q *planner) reports() []RescueReport {
 // refused is why nothing may be done, whoever asks.
 func (q *planner) refused() string {
 	var doomed []string
-	var n int
 	for _, l := range q.r.Lists {
-		n += len(l.Doomed)
 		doomed = append(doomed, l.Doomed...)
 	}
-	if n > 0 {
-		shown := strings.Join(doomed[:min(n, 3)], ", ")
+	if n := len(doomed); n > 0 {
 		return fmt.Sprintf("the served list has %d certificates that have not expired and whose revocation Vault no longer keeps (%s): a rebuilt list would not have them; revoke them again first: vault write %s/revoke serial_number=…",
-			n, shown, q.r.Mount.Path)
+			n, strings.Join(doomed[:min(n, 3)], ", "), q.r.Mount.Path)
 	}
 	var denied []string
 	for _, e := range q.r.Denied {
-		denied = append(denied, e.Error())
+		if slices.ContainsFunc(q.plan.Steps, func(s RescueStep) bool {
+			return s.Need == Needed && s.Capability != nil && s.Capability.Path == e.Path && s.Capability.Capability == e.Capability
+		}) {
+			denied = append(denied, e.Error())
+		}
 	}
 	return strings.Join(denied, "; ")
 }
@@ -215,6 +207,30 @@ func (q *planner) raise(sizes []RescueSize) (roomy, least crl.Raise) {
 		}
 	}
 	return roomy, least
+}
+
+// RefusedLimit is what a limit must be, now that the storage has refused a list
+// in these words: l where they name no limit. What is configured, or shown, need
+// not be in force.
+func RefusedLimit(l crl.Limit, refused *TooLargeError, vaultVersion string) crl.Limit {
+	s := l.Storage
+	s.Backend, s.VaultVersion = l.Backend, cmp.Or(s.VaultVersion, vaultVersion)
+	switch {
+	case refused.Limit <= 0:
+		return l
+	case strings.Contains(refused.Message, "exceeds configured maximum"):
+		if l.Storage.Backend != "" {
+			l = l.Storage.Limit()
+		}
+		return l.WithMaxEntries(refused.Limit)
+	case s.Backend == "raft":
+		s.Raft = crl.RaftLimits{MaxEntrySize: refused.Limit}
+	case s.Backend == "consul":
+		s.Consul.KVMaxValueSize, s.Consul.TxnMaxReqLen = refused.Limit, refused.Limit
+	default:
+		return l
+	}
+	return s.Limit().WithMaxEntries(l.MaxEntries)
 }
 
 // larger tells whether a asks for more than b.

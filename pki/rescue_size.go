@@ -91,8 +91,16 @@ func (g RescueGroup) share(sampled int64, sign float64) amount {
 // sizes are the lists, what k leaves of their entries.
 func (q *planner) sizes(k keep) []RescueSize {
 	sizes := make([]RescueSize, 0, len(q.r.Lists))
-	for _, l := range q.r.Lists {
+	largest := 0
+	for i, l := range q.r.Lists {
 		sizes = append(sizes, l.size(k))
+		if sizes[i].Bytes > sizes[largest].Bytes {
+			largest = i
+		}
+	}
+	// What was just refused is, whatever the limit is taken to be.
+	if q.r.TooLarge != nil && len(sizes) > 0 && sizes[largest].EntriesLeast >= q.r.Lists[largest].Kept() {
+		sizes[largest].Fits = new(false)
 	}
 	return sizes
 }

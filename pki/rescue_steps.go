@@ -172,7 +172,8 @@ func (q *planner) stepRaise() RescueStep {
 		s.Why = "step 1 is enough, or nothing is over the limit"
 		return s
 	}
-	if !q.limitKnown() {
+	roomy, least := q.raise(q.tidied)
+	if !q.limitKnown() || len(least.Ways) == 0 && q.r.TooLarge != nil {
 		s.Why = fmt.Sprintf("to what is not known: %s", q.plan.Limit.Rule)
 		if q.r.TooLarge != nil {
 			s.Why = "to more than this: " + q.r.TooLarge.Message
@@ -182,7 +183,6 @@ func (q *planner) stepRaise() RescueStep {
 		}
 		return s
 	}
-	roomy, least := q.raise(q.tidied)
 	if len(least.Ways) == 0 {
 		s.Why = "not possible: " + least.Words
 		if least.Words == "" {

@@ -242,6 +242,41 @@ func TestRescueRefused(t *testing.T) {
 	}
 }
 
+// What the storage says when it refuses a list counts more than what is
+// configured or shown: raft shows a max_entry_size that a restart has yet to put
+// in force.
+func TestRescueAfterARefusal(t *testing.T) {
+	said := func(limit int64, message string) *pki.TooLargeError {
+		return &pki.TooLargeError{Limit: limit, Message: message}
+	}
+	big := crl.Storage{Backend: "raft"}.Limit().WithMaxEntries(100000)
+	unread := crl.Limit{Backend: "consul", Rule: "set consul.address"}
+	for name, tt := range map[string]struct {
+		limit   crl.Limit
+		refused *pki.TooLargeError
+		max     int64
+		known   bool
+		raise   string
+	}{
+		"raft":    {big, said(65536, "put failed due to value being too large; got 70449 bytes, max: 65536 bytes"), 65405, true, "set max_entry_size to "},
+		"consul":  {unread, said(65536, "Request body(94316 bytes) too large, max size: 65536 bytes"), 48828, true, "set limits.kv_max_value_size to "},
+		"entries": {big, said(1700, "revocation list size (1800) exceeds configured maximum (1700)"), 66546, true, "set max_crl_entries to "},
+		"unnamed": {crl.Storage{Backend: "etcd"}.Limit(), said(0, "value exceeds the limit"), 0, false, "raise the limit"},
+		"set":     {crl.Limit{Known: true, MaxBytes: 1 << 20}, said(65536, "max size: 65536"), 1 << 20, true, "raise the limit"},
+	} {
+		limit := pki.RefusedLimit(tt.limit, tt.refused, "1.21.1")
+		if limit.MaxBytes != tt.max || limit.Known != tt.known {
+			t.Errorf("%s: limit %+v", name, limit)
+		}
+		r := rescue(limit, expired(1800, -hour))
+		r.TooLarge = tt.refused
+		p := pki.PlanRescue(r, policy(), now)
+		if p.Status != pki.RescueOver || p.Enough == nil || *p.Enough || !strings.HasPrefix(p.Steps[2].What, tt.raise) || !strings.Contains(p.Verdict, "not enough without ") {
+			t.Errorf("%s: %s, %s, raise: %+v", name, p.Status, p.Verdict, p.Steps[2])
+		}
+	}
+}
+
 // A part that was read stands for the whole within a margin: what may not fit
 // is not said to fit.
 func TestRescueOfASample(t *testing.T) {
