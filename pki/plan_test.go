@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pkiwarden/pkiwarden/crl"
 	"github.com/pkiwarden/pkiwarden/pki"
 )
 
@@ -127,7 +128,7 @@ func TestPlan(t *testing.T) {
 }
 
 // situation draws an observation and a policy, wild ones included.
-func situation(r *rand.Rand, lists []pki.CRL) (pki.Observation, pki.Policy, time.Time) {
+func situation(t *testing.T, r *rand.Rand, lists []pki.CRL) (pki.Observation, pki.Policy, time.Time) {
 	pick := func(of ...time.Duration) time.Duration { return of[r.IntN(len(of))] }
 	o, p := observation(lists[r.IntN(len(lists))]), policy()
 	at := now.Add(pick(0, time.Minute, hour, -hour, 3*days, 30*days))
@@ -160,12 +161,35 @@ func situation(r *rand.Rand, lists []pki.CRL) (pki.Observation, pki.Policy, time
 	if r.IntN(8) == 0 {
 		o.LongestTTL = pki.LongestTTL{}
 	}
+	p.Windows, p.IgnoreWindowsWhenCritical = drawWindows(t, r), r.IntN(2) == 0
+	p.Critical = pki.Pressure{Share: 0.8, Horizon: pick(0, 72*hour)}
+	p.Trigger.Horizon = pick(0, 336*hour)
+	if r.IntN(2) == 0 {
+		o.CRLs[0].Projection = crl.Projection{LimitReachedAt: at.Add(pick(-hour, hour, 71*hour, 73*hour, 30*days))}
+	}
+	o.Load = pki.Load{Usual: pick(0, time.Millisecond, 200*time.Millisecond), Now: pick(0, time.Millisecond, 600*time.Millisecond)}
 	return o, p, at
 }
 
+// permitted tells whether windows let a run begin at an instant: one is open, or
+// a list that may shrink is critical and that is configured to be enough.
+func permitted(o pki.Observation, p pki.Policy, at time.Time) bool {
+	for _, w := range p.Windows {
+		if w.Open(at) {
+			return true
+		}
+	}
+	list := o.CRLs[0]
+	limit := list.Projection.LimitReachedAt
+	critical := list.Limit.Known && float64(list.Summary.Bytes) >= 0.8*float64(list.Limit.MaxBytes) ||
+		p.Critical.Horizon > 0 && !limit.IsZero() && limit.Before(at.Add(p.Critical.Horizon))
+	return len(p.Windows) == 0 || p.Force || p.IgnoreWindowsWhenCritical && critical
+}
+
 // Whatever is observed and configured, a run is never started with a safety
-// buffer below the floor, beside another run, in a Vault that is not well, or
-// before the minimum interval has passed.
+// buffer below the floor, beside another run, in a Vault that is not well or got
+// slow, before the minimum interval has passed, or outside the windows unless a
+// list is critical and that is configured to be enough.
 func TestPlanNeverRunsWhenItMustNot(t *testing.T) {
 	ca := newAuthority(t, "root")
 	lists := []pki.CRL{
@@ -173,9 +197,9 @@ func TestPlanNeverRunsWhenItMustNot(t *testing.T) {
 		ca.list(t, 0, 3000, batch{30, 80 * hour}, batch{30, hour}),
 	}
 	r := rand.New(rand.NewPCG(1, 2))
-	runs := 0
-	for range 50_000 {
-		o, p, at := situation(r, lists)
+	runs, outside := 0, 0
+	for range 150_000 {
+		o, p, at := situation(t, r, lists)
 		d := pki.Plan(o, p, at)
 		if d.Reason == "" {
 			t.Fatalf("no reason for %s", d.Verdict)
@@ -192,6 +216,10 @@ func TestPlanNeverRunsWhenItMustNot(t *testing.T) {
 			wrong = "a run is or may be on"
 		case o.Health.Sealed, o.Health.Standby, !p.Force && at.Sub(o.Health.ActiveSince) < 2*time.Minute:
 			wrong = fmt.Sprintf("health %+v", o.Health)
+		case o.Load.Usual == time.Millisecond && o.Load.Now == 600*time.Millisecond:
+			wrong = "load"
+		case !permitted(o, p, at):
+			wrong = fmt.Sprint("windows ", p.Windows)
 		case at.Sub(o.Status.FinishedAt) < p.MinInterval:
 			wrong = "minimum interval " + p.MinInterval.String()
 		}
@@ -203,9 +231,12 @@ func TestPlanNeverRunsWhenItMustNot(t *testing.T) {
 		if wrong != "" {
 			t.Fatalf("run in spite of %s: %s", wrong, d.Reason)
 		}
+		if strings.Contains(d.Reason, "ignoreWindowsWhenCritical") {
+			outside++
+		}
 	}
-	if runs < 1000 {
-		t.Errorf("only %d of the situations made a run: the property was hardly tried", runs)
+	if runs < 1000 || outside < 20 {
+		t.Errorf("only %d of the situations made a run, %d outside the windows: the property was hardly tried", runs, outside)
 	}
 }
 

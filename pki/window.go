@@ -90,26 +90,35 @@ func (w Window) nextOpening(now time.Time) time.Time {
 	if w.Open(now) {
 		return now
 	}
-	var candidates []time.Time
-	year, month, day := now.In(w.location()).Date()
-	for i := range searchedFor {
-		for _, clock := range []time.Duration{0, w.From} {
-			candidates = append(candidates, w.instants(time.Date(year, month, day+i, 0, 0, 0, 0, time.UTC).Add(clock))...)
-		}
+	next := w.nextByClock(now)
+	last := next
+	if last.IsZero() {
+		last = now.AddDate(0, 0, searchedFor)
 	}
-	last := now.AddDate(0, 0, searchedFor)
-	for at := now; at.Before(last); {
+	for at := now; ; {
 		_, change := at.In(w.location()).ZoneBounds()
-		if change.IsZero() {
-			break
+		if change.IsZero() || !change.Before(last) {
+			return next
 		}
-		candidates = append(candidates, change)
+		if w.Open(change) {
+			return change
+		}
 		at = change
 	}
-	slices.SortFunc(candidates, time.Time.Compare)
-	for _, at := range candidates {
-		if at.After(now) && w.Open(at) {
-			return at
+}
+
+// nextByClock is the first instant after now at which a day begins, or the clock
+// shows From, and the window is open.
+func (w Window) nextByClock(now time.Time) time.Time {
+	year, month, day := now.In(w.location()).Date()
+	for i := range searchedFor {
+		midnight := time.Date(year, month, day+i, 0, 0, 0, 0, time.UTC)
+		candidates := append(w.instants(midnight), w.instants(midnight.Add(w.From))...)
+		slices.SortFunc(candidates, time.Time.Compare)
+		for _, at := range candidates {
+			if at.After(now) && w.Open(at) {
+				return at
+			}
 		}
 	}
 	return time.Time{}

@@ -2,6 +2,7 @@ package pki_test
 
 import (
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"time"
 	_ "time/tzdata"
@@ -11,12 +12,19 @@ import (
 
 func location(t *testing.T, name string) *time.Location {
 	t.Helper()
+	if l, ok := locations.Load(name); ok {
+		return l.(*time.Location)
+	}
 	l, err := time.LoadLocation(name)
 	if err != nil {
 		t.Fatal(err)
 	}
+	locations.Store(name, l)
 	return l
 }
+
+// locations are those that were read already.
+var locations sync.Map
 
 // utc reads an instant such as "2026-03-29T00:30:00Z".
 func utc(t *testing.T, text string) time.Time {
