@@ -2,6 +2,7 @@ package pki
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -17,6 +18,8 @@ func (r Run) NeedsRotation(c *CRLConfig) bool {
 	}
 	deleted := r.Deleted == nil || *r.Deleted > 0
 	switch {
+	case !deleted && r.State == RunCancelled:
+		return false // it was stopped before it came to anything
 	case !deleted:
 		return r.Predicted.Reclaimable > 0
 	case c == nil || c.AutoRebuild:
@@ -33,15 +36,13 @@ func (r Run) NeedsRotation(c *CRLConfig) bool {
 func (r Run) Judge(after []CRL, c *CRLConfig, longest LongestTTL) Run {
 	size := SizeOf(after)
 	r.After = &size
-	rebuilt := r.rebuilt(after)
-	shrunk := size.Entries < r.Before.Entries
-	deleted := r.Deleted != nil && *r.Deleted > 0
-	if rebuilt && (deleted || shrunk) {
-		r.Outcome = OutcomeOK
-		r.Explanation = fmt.Sprintf("%d entries and %d bytes before, %d and %d after", r.Before.Entries, r.Before.Bytes, size.Entries, size.Bytes)
-		if deleted && !shrunk {
-			r.Explanation += fmt.Sprintf("; %d were deleted and as many revoked meanwhile", *r.Deleted)
-		}
+	j := judgement{
+		run: r, lists: distinct(after), stale: r.stale(after), config: c, longest: longest,
+		deleted: r.Deleted != nil && *r.Deleted > 0,
+		shrunk:  size.Entries < r.Before.Entries,
+	}
+	if j.worked() {
+		r.Outcome, r.Explanation = OutcomeOK, j.achieved()
 		return r
 	}
 	switch r.State {
@@ -52,36 +53,101 @@ func (r Run) Judge(after []CRL, c *CRLConfig, longest LongestTTL) Run {
 	default:
 		r.Outcome = OutcomeInterrupted
 	}
-	r.Explanation = r.explain(rebuilt, deleted, c, longest)
+	r.Explanation = j.explain()
 	return r
 }
 
-// rebuilt tells whether every list is at least as new as the run.
-func (r Run) rebuilt(after []CRL) bool {
+// stale are the lists that are older than the run.
+func (r Run) stale(lists []CRL) []CRL {
 	since := r.StartedAt
 	if since.IsZero() {
 		since = r.DecidedAt
 	}
 	since = since.Truncate(time.Second) // thisUpdate has whole seconds
-	for _, c := range distinct(after) {
+	var stale []CRL
+	for _, c := range distinct(lists) {
 		if c.Summary.ThisUpdate.Before(since) {
-			return false
+			stale = append(stale, c)
 		}
 	}
-	return len(after) > 0
+	return stale
+}
+
+// judgement is what is known about a run when its lists have been measured.
+type judgement struct {
+	run     Run
+	lists   []CRL // each once
+	stale   []CRL // those of lists that are older than the run
+	config  *CRLConfig
+	longest LongestTTL
+	deleted bool // revocations, surely
+	shrunk  bool
+}
+
+func (j judgement) rebuilt() bool { return len(j.lists) > 0 && len(j.stale) == 0 }
+
+// left tells whether Vault rebuilt lists and left some as they were, without an
+// error: those of issuers that it no longer signs lists for.
+func (j judgement) left() bool {
+	return j.run.Error == "" && len(j.stale) > 0 && len(j.stale) < len(j.lists)
+}
+
+func (j judgement) worked() bool {
+	return j.rebuilt() && (j.deleted || j.shrunk) || j.left() && j.shrunk
+}
+
+// achieved says what a run did.
+func (j judgement) achieved() string {
+	r := j.run
+	text := fmt.Sprintf("%d entries and %d bytes before, %d and %d after; %s", r.Before.Entries, r.Before.Bytes, r.After.Entries, r.After.Bytes, r.predicted())
+	switch {
+	case r.Deleted == nil:
+		text += fmt.Sprintf(", %d entries are gone", r.Before.Entries-r.After.Entries)
+	default:
+		text += fmt.Sprintf(", deleted %d", *r.Deleted)
+	}
+	if j.deleted && !j.shrunk {
+		text += "; as many were revoked meanwhile"
+	}
+	if r.State == RunCancelled {
+		text += "; stopped early"
+		if r.Cancel != "" {
+			text += ": " + r.Cancel
+		}
+	}
+	if j.left() {
+		text += fmt.Sprintf("; Vault left the CRL of issuer %s as it was", labels(j.stale))
+	}
+	return text
+}
+
+// predicted says what was predicted, and how surely.
+func (r Run) predicted() string {
+	switch {
+	case r.Sampled == 0 && r.Margin > 0:
+		return fmt.Sprintf("predicted at least %d", r.Predicted.Reclaimable)
+	case r.Margin > 0:
+		return fmt.Sprintf("predicted %d ± %d", r.Predicted.Reclaimable, r.Margin)
+	}
+	return fmt.Sprintf("predicted %d", r.Predicted.Reclaimable)
 }
 
 // explain says why a run achieved nothing.
-func (r Run) explain(rebuilt, deleted bool, c *CRLConfig, longest LongestTTL) string {
+func (j judgement) explain() string {
+	r, c := j.run, j.config
 	switch {
-	case deleted && !rebuilt && r.Error != "":
+	case j.deleted && j.left():
+		return fmt.Sprintf("%d revocations were deleted, of issuer %s, whose CRL Vault no longer rebuilds (no key, or no usage crl-signing): it stays as it is", *r.Deleted, labels(j.stale))
+	case j.deleted && !j.rebuilt() && r.Error != "":
 		return fmt.Sprintf("%d revocations were deleted, and the CRL was not rebuilt: %s", *r.Deleted, r.Error)
-	case deleted && !rebuilt && c != nil && c.AutoRebuild:
+	case j.deleted && !j.rebuilt() && c != nil && c.AutoRebuild:
 		return fmt.Sprintf("%d revocations were deleted; the CRL keeps them until Vault rebuilds it by itself (auto_rebuild), and it was not rotated", *r.Deleted)
-	case deleted && !rebuilt:
+	case j.deleted && !j.rebuilt():
 		return fmt.Sprintf("%d revocations were deleted, and the CRL is older than the run", *r.Deleted)
 	case r.State == RunError:
 		return "Vault stopped the run: " + r.Error
+	case r.State == RunCancelled && r.Cancel != "":
+		return "the run was cancelled before it deleted a revocation: " + r.Cancel
 	case r.State == RunCancelled:
 		return "the run was cancelled before it deleted a revocation"
 	case r.State == RunUnknown:
@@ -91,11 +157,44 @@ func (r Run) explain(rebuilt, deleted bool, c *CRLConfig, longest LongestTTL) st
 	case r.Before.Entries == 0:
 		return "the CRL was empty"
 	case r.Possible == 0:
-		return fmt.Sprintf("nothing was revoked, hence expired, more than the safety buffer of %s before", r.SafetyBuffer)
+		return fmt.Sprintf("nothing was revoked, hence expired, more than the safety buffer of %s before%s", r.SafetyBuffer, j.shorterBuffer())
 	case r.Predicted.Reclaimable == 0:
-		return fmt.Sprintf("no revoked certificate had been expired for more than the safety buffer of %s yet", r.SafetyBuffer)
+		return fmt.Sprintf("no revoked certificate had been expired for more than the safety buffer of %s yet%s", r.SafetyBuffer, j.shorterBuffer())
+	case j.left() && NewEstimate(j.stale, j.longest, r.SafetyBuffer, r.EndedAt).High > 0:
+		return fmt.Sprintf("what was predicted is on the CRL of issuer %s, which Vault no longer rebuilds (no key, or no usage crl-signing), and no longer in Vault's storage: tidy cannot take it off", labels(j.stale))
+	case r.Sampled > 0:
+		return fmt.Sprintf("the count was wrong: %s by reading %d certificates, and Vault found none that had been expired for more than %s; see whether Vault's clock and this one agree",
+			r.predicted(), r.Sampled, r.SafetyBuffer)
 	default:
 		return fmt.Sprintf("certificates live longer than %s (%s), which the prediction of %d rests on: issued before a role was shortened, or with an explicit not_after",
-			longest.Duration, longest.Source, r.Predicted.Reclaimable)
+			j.longest.Duration, j.longest.Source, r.Predicted.Reclaimable)
 	}
+}
+
+// shorterBuffer says what a run with the shortest buffer that is accepted by
+// default would have given.
+func (j judgement) shorterBuffer() string {
+	r := j.run
+	if r.SafetyBuffer <= SafetyBufferFloor {
+		return ""
+	}
+	e := NewEstimate(j.lists, j.longest, SafetyBufferFloor, r.EndedAt)
+	switch {
+	case e.High == 0:
+		return fmt.Sprintf("; with %s neither", SafetyBufferFloor)
+	case e.LowKnown && e.Low == e.High:
+		return fmt.Sprintf("; with %s it would have been %d", SafetyBufferFloor, e.Low)
+	case e.LowKnown:
+		return fmt.Sprintf("; with %s it would have been %d to %d", SafetyBufferFloor, e.Low, e.High)
+	}
+	return fmt.Sprintf("; with %s it would have been %d at most", SafetyBufferFloor, e.High)
+}
+
+// labels name the issuers of lists.
+func labels(lists []CRL) string {
+	var names []string
+	for _, c := range lists {
+		names = append(names, c.Issuer.Label())
+	}
+	return strings.Join(names, ", ")
 }

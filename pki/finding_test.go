@@ -118,7 +118,7 @@ func TestJudge(t *testing.T) {
 		says    string
 	}{
 		{"shrunk", pki.Run{State: pki.RunFinished, Deleted: n(60)}, newer, nil, pki.OutcomeOK, "100 entries and 4146 bytes before, 40"},
-		{"deleted as many as were revoked meanwhile", pki.Run{State: pki.RunFinished, Deleted: n(60)}, same, nil, pki.OutcomeOK, "60 were deleted and as many revoked"},
+		{"deleted as many as were revoked meanwhile", pki.Run{State: pki.RunFinished, Deleted: n(60)}, same, nil, pki.OutcomeOK, "deleted 60; as many were revoked meanwhile"},
 		{"error, repaired by rotation", pki.Run{State: pki.RunError, Error: "storing CRL", Deleted: n(60)}, newer, nil, pki.OutcomeOK, ""},
 		{"forgotten and effective", pki.Run{State: pki.RunUnknown}, newer, nil, pki.OutcomeOK, ""},
 		{"false success beside a stale list", pki.Run{State: pki.RunFinished, Deleted: n(60), Error: "CRL over the limit"}, older, nil, pki.OutcomeNoEffect, "60 revocations were deleted, and the CRL was not rebuilt: CRL over the limit"},

@@ -119,5 +119,6 @@ type TidyParams struct {
 	CertStore    bool          // delete expired certificates
 	RevokedCerts bool          // delete expired revocations, which shrinks the CRL
 	SafetyBuffer time.Duration // how long after NotAfter a certificate is kept; whole seconds
-	Pause        time.Duration // sleep after each entry, during which revocations go through
+	Pause        time.Duration // sleep before each entry, during which revocations go through
+	Version      string        // of the server that is asked, see [TidySwitches]; "": unknown
 }

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"strings"
 	"time"
 )
 
@@ -22,6 +23,10 @@ type Record struct {
 	History      []Run     `json:"history,omitempty"`    // concluded, oldest first
 
 	AutoTidy *OwnedAutoTidy `json:"autoTidy,omitempty"` // the mount's own, where pkiwarden switched it off
+
+	// Slower is how often the next run's pause is doubled: once for each run
+	// that was cancelled because Vault got slow, less one for each that was not.
+	Slower int `json:"slower,omitempty"`
 }
 
 // Step is how far a run has come. Each step can be taken up by another
@@ -75,8 +80,12 @@ type Run struct {
 	Reason       string        `json:"reason"`
 	DecidedAt    time.Time     `json:"decidedAt,omitzero"`
 	SafetyBuffer time.Duration `json:"safetyBuffer"` // nanoseconds
+	Pause        time.Duration `json:"pause,omitempty"`
+	PauseReason  string        `json:"pauseReason,omitempty"`
 	Predicted    Prediction    `json:"predicted"`
-	Possible     int64         `json:"possible"` // upper bound of what was reclaimable
+	Margin       int64         `json:"margin,omitempty"`  // the prediction is off by at most this in 95 of 100 cases
+	Sampled      int64         `json:"sampled,omitempty"` // certificates that were read for it
+	Possible     int64         `json:"possible"`          // upper bound of what was reclaimable
 	Before       Size          `json:"before"`
 
 	// PreviousStart is the start (Vault's) of the run before: a tidy-status
@@ -87,6 +96,7 @@ type Run struct {
 	Attempts    int              `json:"attempts,omitempty"` // at the present step
 	State       RunState         `json:"state,omitempty"`
 	Deleted     *int64           `json:"deleted,omitempty"` // revocations; nil: unknown
+	Cancel      string           `json:"cancel,omitempty"`  // why we asked Vault to stop it
 	Error       string           `json:"error,omitempty"`
 	Denied      *PermissionError `json:"denied,omitempty"` // what Error says, where a right was missing
 	Rotated     bool             `json:"rotated,omitempty"`
@@ -108,6 +118,13 @@ func (r Record) Conclude(run Run) Record {
 	if run.Outcome == OutcomeOK {
 		r.EffectiveAt = run.EndedAt
 	}
+	switch {
+	case run.Foreign:
+	case run.CancelledForLoad():
+		r.Slower = min(r.Slower+1, maxSlower)
+	case run.State == RunFinished:
+		r.Slower = max(r.Slower-1, 0)
+	}
 	return r
 }
 
@@ -117,6 +134,32 @@ func (r Record) Last() *Run {
 		return nil
 	}
 	return &r.History[len(r.History)-1]
+}
+
+// Is tells whether a status speaks of the run: of the one that began when it
+// did, or, before that is known, of any that is not the one before it.
+func (r Run) Is(s TidyStatus) bool {
+	if !r.StartedAt.IsZero() {
+		return s.StartedAt.Equal(r.StartedAt)
+	}
+	return !s.StartedAt.IsZero() && !s.StartedAt.Equal(r.PreviousStart)
+}
+
+// IsOn tells whether a status says that the run is on.
+func (r Run) IsOn(s TidyStatus) bool { return s.State.Active() && r.Is(s) }
+
+// CancelledForLoad tells whether the run was stopped for Vault's sake, so that
+// the next one has to be gentler. One that a person stopped says nothing about
+// Vault.
+func (r Run) CancelledForLoad() bool { return strings.HasPrefix(r.Cancel, cancelForLoad) }
+
+// cancelForLoad begins Run.Cancel where Vault got slow.
+const cancelForLoad = "Vault got slow: "
+
+// CancelForLoad returns r with the reason to stop it for Vault's sake.
+func (r Run) CancelForLoad(why string) Run {
+	r.Cancel = cancelForLoad + why
+	return r
 }
 
 // NeverStarted tells whether r left no trace in Vault.

@@ -28,10 +28,6 @@ import (
 )
 
 const (
-	// autoPause is tidy.pause "auto": long enough that revocations get their
-	// turn at the lock which tidy holds, short enough for 100,000 entries in a
-	// quarter of an hour.
-	autoPause = 10 * time.Millisecond
 	// tidyInterval is how often the leader decides; it costs Vault a few small
 	// reads.
 	tidyInterval = time.Minute
@@ -191,7 +187,8 @@ func (c *cluster) vaultWork(session *vault.Session, o vaultWorkOptions) (*vaultW
 	}
 	w.tidier, err = tidier.New(tidier.Options{
 		Vault: rotating{w.pki, w.watch}, CRLs: w.watch, State: tidyState, Policy: tidyPolicy(c.cfg.Tidy), Mounts: c.cfg.Tidy.Mounts,
-		Identity: c.identity, Log: o.log, Registerer: o.registry, Report: o.reportPKI,
+		AutoPause: c.cfg.Tidy.Pause == nil,
+		Identity:  c.identity, Log: o.log, Registerer: o.registry, Report: o.reportPKI,
 	})
 	return w, err
 }

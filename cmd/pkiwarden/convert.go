@@ -92,7 +92,6 @@ func tidyPolicy(t config.Tidy) pki.Policy {
 			LimitShare: t.Trigger.LimitShare, AtLeastEvery: t.Trigger.AtLeastEvery,
 		},
 		MinInterval: t.MinInterval,
-		Pause:       autoPause,
 		CertStore:   t.CertStore,
 		Rotate:      t.Rotate == nil || *t.Rotate,
 	}

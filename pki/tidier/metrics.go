@@ -16,6 +16,7 @@ type metrics struct {
 	effective   *prometheus.GaugeVec
 	next        *prometheus.GaugeVec
 	reclaimable *prometheus.GaugeVec
+	running     *prometheus.GaugeVec
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -32,6 +33,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		effective:   gauge("tidy_last_effective_timestamp_seconds", "When the last tidy ended that made a CRL smaller, as measured."),
 		next:        gauge("tidy_next_timestamp_seconds", "When the next tidy is due at the earliest by what is known now; absent when unknown or switched off."),
 		reclaimable: gauge("crl_reclaimable_entries", "Entries that a tidy would surely remove from the mount's CRLs now: a lower bound; absent when unknown."),
+		running:     gauge("tidy_running", "1 while Vault tidies the mount, whoever asked for it, 0 while it does not; absent when unknown."),
 	}
 	if r == nil {
 		return m, nil
@@ -48,7 +50,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.runs, m.effective, m.next, m.reclaimable}
+	return []prometheus.Collector{m.runs, m.effective, m.next, m.reclaimable, m.running}
 }
 
 func (m *metrics) unregister() {
@@ -65,17 +67,30 @@ func (m *metrics) concluded(mount pki.Mount, outcome pki.Outcome) {
 	m.runs.WithLabelValues(mount.Name(), string(outcome)).Inc()
 }
 
+// isRunning says whether a tidy is on.
+func (m *metrics) isRunning(mount pki.Mount, on bool) {
+	value := 0.0
+	if on {
+		value = 1
+	}
+	m.running.WithLabelValues(mount.Name()).Set(value)
+}
+
 // publish replaces the gauges by what the views say.
 func (m *metrics) publish(views []*view, policy pki.Policy, now time.Time) {
 	m.next.Reset()
 	m.reclaimable.Reset()
 	m.effective.Reset()
+	m.running.Reset()
 	for _, v := range views {
 		name := v.mount.Name()
 		if policy.Enabled {
 			for _, outcome := range pki.Outcomes {
 				m.runs.WithLabelValues(name, string(outcome))
 			}
+		}
+		if s := v.observation.Status; s != nil {
+			m.isRunning(v.mount, s.State.Active() || v.record.Run != nil && v.record.Run.Step == pki.StepRunning)
 		}
 		if at := v.record.EffectiveAt; !at.IsZero() {
 			m.effective.WithLabelValues(name).Set(unix(at))

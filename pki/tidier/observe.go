@@ -35,6 +35,7 @@ type survey struct {
 	mounts   []pki.Mount // all of the PKI
 	statuses map[pki.Mount]pki.TidyStatus
 	errs     map[pki.Mount]error // of statuses
+	leases   *pki.Leases         // nil: not known
 }
 
 // survey looks at Vault and at the tidy-status of every PKI mount, wanted or
@@ -42,7 +43,7 @@ type survey struct {
 func (t *Tidier) survey(ctx context.Context) (*survey, error) {
 	s := &survey{statuses: make(map[pki.Mount]pki.TidyStatus), errs: make(map[pki.Mount]error)}
 	var err error
-	if s.health, err = t.o.Vault.Health(ctx); err != nil {
+	if s.health, err = t.readHealth(ctx); err != nil {
 		return nil, err
 	}
 	switch {
@@ -60,11 +61,12 @@ func (t *Tidier) survey(ctx context.Context) (*survey, error) {
 		return nil, err
 	}
 	for _, m := range s.mounts {
-		if s.statuses[m], err = t.o.Vault.TidyStatus(ctx, m); err != nil {
+		if s.statuses[m], err = t.readStatus(ctx, m); err != nil {
 			s.errs[m] = err
 			delete(s.statuses, m)
 		}
 	}
+	s.leases = t.readLeases(ctx)
 	return s, nil
 }
 
@@ -85,7 +87,7 @@ func (t *Tidier) look(ctx context.Context, s *survey, m pki.Mount, p pki.Policy,
 	if err := t.load(ctx, v); err != nil {
 		return nil, err
 	}
-	o := pki.Observation{Mount: m, Health: s.health, OtherRun: s.otherRun(m), Record: v.record}
+	o := pki.Observation{Mount: m, Health: s.health, OtherRun: s.otherRun(m), Record: v.record, Load: t.latencies.load(t.now()), Leases: s.leases}
 	if err := s.errs[m]; err != nil {
 		if err := note(&o, err); err != nil {
 			return nil, err

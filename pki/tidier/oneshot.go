@@ -18,7 +18,21 @@ type Request struct {
 	DryRun bool     // say what would be done, and change nothing
 	Force  bool     // skip the thresholds, nothing else
 	Wait   bool     // follow to the proof
+
+	// CancelOnInterrupt: where ctx ends while a run is followed that this call
+	// started, Vault is asked to stop it.
+	CancelOnInterrupt bool
 }
+
+// Left is what becomes of a run that a call started and did not see to its end.
+type Left string
+
+// What becomes of such a run.
+const (
+	LeftRunning   Left = "running"   // it goes on in Vault
+	LeftCancelled Left = "cancelled" // Vault was asked to stop it
+	LeftOpen      Left = "open"      // it has ended, or may not have begun; its record is open
+)
 
 // Report is what became of one mount.
 type Report struct {
@@ -27,6 +41,8 @@ type Report struct {
 	Reason    string         `json:"reason"`
 	Predicted pki.Prediction `json:"predicted"`
 	Result    *Result        `json:"result"` // nil without a run that was seen to its end
+
+	Left Left `json:"-"` // "" unless ctx ended before the proof of a run of this call's
 }
 
 // Result is what a run achieved, as measured.
@@ -161,6 +177,12 @@ func (t *Tidier) settle(ctx context.Context, v *view, report *Report, r Request)
 		return *v.record.Run, nil
 	}
 	run, err := t.follow(ctx, v, time.Time{}, t.o.Patience)
+	if err != nil && ctx.Err() != nil && report.Run {
+		report.Left = LeftRunning
+		if r.CancelOnInterrupt {
+			report.Left = t.cancelInterrupted(ctx, v, run.ID)
+		}
+	}
 	if err != nil {
 		return run, err
 	}

@@ -36,11 +36,17 @@ func (t *Tidier) start(ctx context.Context, v *view) error {
 		return err
 	}
 	t.log.Info("starting tidy", "mount", v.mount.Name(), "reason", run.Reason,
-		"reclaimable", run.Predicted.Reclaimable, "safety_buffer", run.SafetyBuffer)
+		"reclaimable", run.Predicted.Reclaimable, "safety_buffer", run.SafetyBuffer, "pause", run.Pause, "pause_reason", run.PauseReason)
+	version := v.observation.Health.Version
+	if _, known := pki.TidySwitches(version); !known {
+		t.log.Warn("this version of Vault is not known here; tidy is asked for with what versions 1.12 to 1.21 have in common", "version", version)
+	}
 
 	ask, cancel := context.WithTimeout(ctx, t.o.Claim/2)
 	defer cancel()
-	started, err := t.o.Vault.StartTidy(ask, v.mount, t.o.Policy.Params())
+	params := t.o.Policy.Params()
+	params.Pause, params.Version = run.Pause, version
+	started, err := t.o.Vault.StartTidy(ask, v.mount, params)
 	switch {
 	case refused(err):
 		run.Error, run.Denied = shorten(err.Error()), denial(err)
@@ -66,13 +72,19 @@ func (t *Tidier) start(ctx context.Context, v *view) error {
 func (t *Tidier) adopt(ctx context.Context, v *view) error {
 	run := t.newRun(v)
 	run.Foreign, run.Step = true, pki.StepRunning
+	run.Pause, run.PauseReason = 0, "" // theirs is not told
 	run.StartedAt, run.PreviousStart = v.observation.Status.StartedAt, time.Time{}
 	t.log.Info("following a tidy that was not started here", "mount", v.mount.Name(), "started_at", run.StartedAt)
 	return t.saveRun(ctx, v, run)
 }
 
 func (t *Tidier) newRun(v *view) pki.Run {
+	pause := t.pause(v)
 	run := pki.Run{
+		Pause:        pause.Each,
+		PauseReason:  shorten(pause.Reason),
+		Margin:       v.decision.Estimate.Margin,
+		Sampled:      v.decision.Estimate.Read,
 		ID:           rand.Text(),
 		Holder:       t.holder,
 		Reason:       shorten(v.decision.Reason),
@@ -170,7 +182,7 @@ func (t *Tidier) advance(ctx context.Context, v *view) error {
 // advanceDecided finds out whether Vault was asked. Only the instance that
 // decided asks, and only within its claim.
 func (t *Tidier) advanceDecided(ctx context.Context, v *view, run pki.Run) error {
-	status, err := t.o.Vault.TidyStatus(ctx, v.mount)
+	status, err := t.readStatus(ctx, v.mount)
 	if err != nil {
 		return err
 	}
@@ -188,27 +200,18 @@ func (t *Tidier) advanceDecided(ctx context.Context, v *view, run pki.Run) error
 
 // advanceRunning looks at tidy-status until the run has ended or is forgotten.
 func (t *Tidier) advanceRunning(ctx context.Context, v *view, run pki.Run) error {
-	status, err := t.o.Vault.TidyStatus(ctx, v.mount)
+	status, err := t.readStatus(ctx, v.mount)
 	if err != nil {
 		return err
 	}
-	ours := !status.StartedAt.IsZero() && !status.StartedAt.Equal(run.PreviousStart)
-	if !run.StartedAt.IsZero() {
-		ours = status.StartedAt.Equal(run.StartedAt)
-	}
+	ours := run.Is(status)
 	switch {
 	case !ours && run.StartedAt.IsZero() && !t.now().After(run.DecidedAt.Add(t.o.Claim)):
 		return nil // accepted, and not yet in the status
 	case !ours:
 		run.State = pki.RunUnknown
 	case status.State.Active():
-		t.log.Debug("tidy is running", "mount", v.mount.Name(), "message", status.Message,
-			"revoked_deleted", status.RevokedDeleted, "cert_store_deleted", status.CertStoreDeleted)
-		if !run.StartedAt.IsZero() {
-			return nil
-		}
-		run.StartedAt = status.StartedAt
-		return t.saveRun(ctx, v, run)
+		return t.goesOn(ctx, v, run, status)
 	default:
 		run.StartedAt = status.StartedAt
 		run.State = runState(status.State)
@@ -227,6 +230,10 @@ func (t *Tidier) advanceRunning(ctx context.Context, v *view, run pki.Run) error
 		ended = ended.With("deleted", *run.Deleted)
 	}
 	ended.Info("tidy has ended")
+	t.metrics.isRunning(v.mount, false)
+	if ours {
+		t.o.Watch(v.mount, status)
+	}
 	if err := t.saveRun(ctx, v, run); err != nil {
 		return err
 	}

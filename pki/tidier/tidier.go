@@ -39,6 +39,8 @@ type Observer interface {
 	AutoTidy(context.Context, pki.Mount) (pki.AutoTidy, error)
 	LongestTTL(context.Context, pki.Mount) (pki.LongestTTL, error)
 	TidyStatus(context.Context, pki.Mount) (pki.TidyStatus, error)
+	// Leases needs a right that is optional.
+	Leases(context.Context) (pki.Leases, error)
 }
 
 // Actor changes Vault.
@@ -47,6 +49,9 @@ type Actor interface {
 	// that another run is on. After an error other than PermissionError,
 	// RefusedError, RedirectError and ErrSealed it may have been.
 	StartTidy(context.Context, pki.Mount, pki.TidyParams) (started bool, err error)
+	// CancelTidy asks the run that is on to stop, whosever it is, and tells
+	// whether there is one. It does not wait.
+	CancelTidy(context.Context, pki.Mount) (asked bool, err error)
 	Rotate(context.Context, pki.Mount) error
 }
 
@@ -80,6 +85,14 @@ type Options struct {
 	// part is added.
 	Identity string
 
+	// AutoPause: the pause of each run is chosen, see [pki.ChoosePause], and
+	// Policy.Pause is not asked.
+	AutoPause bool
+
+	// RunWithin is how long a run may take, as far as a chosen pause decides.
+	// Default 30 min.
+	RunWithin time.Duration
+
 	// Claim is how long a step is left to the instance that took it before
 	// another one takes over. Half of it is for clocks that differ. Default 1 min.
 	Claim time.Duration
@@ -95,6 +108,9 @@ type Options struct {
 	Log        *slog.Logger          // default: none
 	Registerer prometheus.Registerer // default: none
 	Report     func([]pki.Finding)   // takes the whole current set after each Once
+
+	// Watch, where set, is shown each status of a run that is followed.
+	Watch func(pki.Mount, pki.TidyStatus)
 }
 
 // Tidier tidies mounts. Its methods may be called concurrently; one call runs
@@ -109,6 +125,10 @@ type Tidier struct {
 	turn   chan struct{} // holds one token: whoever took it may use what is below
 	ttls   map[pki.Mount]cachedTTL
 	spoken map[pki.Mount]string // what was last logged about a mount
+
+	latencies latencies
+	leases    leaseCount
+	following following
 }
 
 // New makes a Tidier and registers its metrics. It makes no request.
@@ -125,6 +145,9 @@ func New(o Options) (*Tidier, error) {
 	if o.Claim <= 0 {
 		o.Claim = time.Minute
 	}
+	if o.RunWithin <= 0 {
+		o.RunWithin = 30 * time.Minute
+	}
 	if o.FollowFor <= 0 {
 		o.FollowFor = 2 * time.Minute
 	}
@@ -139,6 +162,9 @@ func New(o Options) (*Tidier, error) {
 	}
 	if o.Report == nil {
 		o.Report = func([]pki.Finding) {}
+	}
+	if o.Watch == nil {
+		o.Watch = func(pki.Mount, pki.TidyStatus) {}
 	}
 	m, err := newMetrics(o.Registerer)
 	if err != nil {

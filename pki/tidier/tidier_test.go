@@ -1,6 +1,7 @@
 package tidier_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,10 @@ type world struct {
 	policy   pki.Policy
 	findings []pki.Finding
 	registry *prometheus.Registry
+
+	auto  bool // the pause is chosen
+	log   *slog.Logger
+	watch func(pki.Mount, pki.TidyStatus)
 }
 
 func newWorld(t *testing.T, change ...func(*tidiertest.Mount)) *world {
@@ -74,8 +79,8 @@ func (w *world) instance(name string) *tidier.Tidier {
 	w.registry = prometheus.NewRegistry()
 	tr, err := tidier.New(tidier.Options{
 		Vault: w.vault, CRLs: w.vault, State: w.state, Policy: w.policy,
-		Identity: name, Registerer: w.registry,
-		Log:    slog.New(slog.NewTextHandler(w.t.Output(), nil)),
+		Identity: name, Registerer: w.registry, AutoPause: w.auto, Watch: w.watch,
+		Log:    cmp.Or(w.log, slog.New(slog.NewTextHandler(w.t.Output(), nil))),
 		Report: func(f []pki.Finding) { w.findings = f },
 	})
 	if err != nil {

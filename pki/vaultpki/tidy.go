@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pkiwarden/pkiwarden/pki"
@@ -93,32 +94,51 @@ func (v *Vault) TidyStatus(ctx context.Context, m pki.Mount) (pki.TidyStatus, er
 	}, nil
 }
 
-// StartTidy asks for one run and tells whether Vault started it: false without
-// an error means that another run is on. After an error that is none of
+// alreadyOn is Vault's warning, with status 200, where a run is on. A run that
+// was started is answered with 202, and a warning that says so (path_tidy.go,
+// pathTidyWrite; alike in 1.13.0, 1.17.6 and 1.21.1).
+const alreadyOn = "already in progress"
+
+// ignored begins Vault's warning of parameters that it does not know
+// (sdk/framework/backend.go).
+const ignored = "Endpoint ignored"
+
+// StartTidy asks for one run, with the parameters that p.Version knows, and
+// tells whether Vault started it: false without an error means that another run
+// is on. After an error that is none of
 // [pki.PermissionError], [pki.RefusedError], [pki.RedirectError] and
 // [pki.ErrSealed] the run may have been started all the same.
 func (v *Vault) StartTidy(ctx context.Context, m pki.Mount, p pki.TidyParams) (started bool, err error) {
-	a, err := v.do(ctx, request{
-		method:    http.MethodPost,
-		path:      m.Path + "/tidy",
-		namespace: m.Namespace,
-		body: map[string]any{
-			"tidy_cert_store":                       p.CertStore,
-			"tidy_revoked_certs":                    p.RevokedCerts,
-			"tidy_revoked_cert_issuer_associations": false,
-			"safety_buffer":                         inSeconds(p.SafetyBuffer),
-			"pause_duration":                        inSeconds(p.Pause),
-		},
-	})
+	a, err := v.do(ctx, request{method: http.MethodPost, path: m.Path + "/tidy", namespace: m.Namespace, body: tidyBody(p)})
 	switch {
 	case err != nil:
 		return false, fmt.Errorf("starting tidy of mount %s: %w", m.Name(), err)
 	case a.status == http.StatusAccepted:
+		if a.warns(ignored) {
+			v.log.Warn("Vault did not know all of tidy's parameters", "mount", m.Name(), "warnings", printable(strings.Join(a.Warnings, "; ")))
+		}
 		return true, nil
-	case a.warns("already in progress"):
+	case a.warns(alreadyOn):
 		return false, nil
 	}
 	return false, fmt.Errorf("starting tidy of mount %s: unexpected status %d with warnings %q", m.Name(), a.status, a.Warnings)
+}
+
+// tidyBody is what is sent: what the server's version knows.
+func tidyBody(p pki.TidyParams) map[string]any {
+	values := map[string]any{
+		"tidy_cert_store":                       p.CertStore,
+		"tidy_revoked_certs":                    p.RevokedCerts,
+		"tidy_revoked_cert_issuer_associations": false,
+		"safety_buffer":                         inSeconds(p.SafetyBuffer),
+		"pause_duration":                        inSeconds(p.Pause),
+	}
+	body := make(map[string]any, len(values))
+	names, _ := pki.TidySwitches(p.Version)
+	for _, name := range names {
+		body[name] = values[name]
+	}
+	return body
 }
 
 // CancelTidy asks the mount's run to stop, which it does between two entries,

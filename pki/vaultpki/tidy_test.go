@@ -65,6 +65,21 @@ func TestStartTidy(t *testing.T) {
 	}
 }
 
+// Only what a version knows is sent to it.
+func TestStartTidyOfVersions(t *testing.T) {
+	const all = `{"pause_duration":"0.01s","safety_buffer":"259200s","tidy_cert_store":false,"tidy_revoked_cert_issuer_associations":false,"tidy_revoked_certs":true}`
+	for version, want := range map[string]string{
+		"1.11.9": `{"safety_buffer":"259200s","tidy_cert_store":false,"tidy_revoked_certs":true}`,
+		"1.12.0": all, "1.13.0": all, "1.17.6": all, "1.21.1": all, "2.4.4": all, "": all,
+	} {
+		f := newFake(t, map[string]string{"POST team/pki/tidy": `202 {"data":null,"warnings":["Endpoint ignored these unrecognized parameters: [x]", "Tidy operation successfully started."]}`})
+		started, err := f.vault().StartTidy(t.Context(), mount, pki.TidyParams{RevokedCerts: true, SafetyBuffer: 72 * time.Hour, Pause: 10 * time.Millisecond, Version: version})
+		if err != nil || !started || f.bodies[0] != want {
+			t.Errorf("%s: started %t, %v, sent %s, want %s", version, started, err, f.bodies[0], want)
+		}
+	}
+}
+
 func TestCancelTidy(t *testing.T) {
 	f := newFake(t, map[string]string{"POST team/pki/tidy-cancel": `{"data":{"state":"Cancelling"}}`})
 	if asked, err := f.vault().CancelTidy(t.Context(), mount); err != nil || !asked {

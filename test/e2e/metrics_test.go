@@ -50,6 +50,7 @@ var contractSeries = map[string]string{
 	"tidy_runs_total":                          "mount,result",
 	"tidy_last_effective_timestamp_seconds":    "mount",
 	"tidy_next_timestamp_seconds":              "mount",
+	"tidy_running":                             "mount",
 }
 
 // monitored is a world in which there is something to see of every kind: a

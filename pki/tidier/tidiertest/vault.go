@@ -42,9 +42,11 @@ type Mount struct {
 
 	Revoked []Revocation
 	Status  pki.TidyStatus
-	Runs    int // started
+	Runs    int            // started
+	Params  pki.TidyParams // of the latest
 
 	Rotations int
+	Cancels   int
 
 	key    *ecdsa.PrivateKey
 	cert   *x509.Certificate
@@ -64,6 +66,8 @@ type Vault struct {
 	// the method) and mount; its error is the operation's. After is called after
 	// it, before its answer is given.
 	Before, After func(op string, m pki.Mount) error
+
+	Counted pki.Leases // what Leases answers
 
 	mu     sync.Mutex
 	health pki.Health
@@ -304,7 +308,7 @@ func (v *Vault) StartTidy(ctx context.Context, m pki.Mount, p pki.TidyParams) (b
 	started := !known.Status.State.Active()
 	if started {
 		known.Runs++
-		known.buffer = p.SafetyBuffer
+		known.buffer, known.Params = p.SafetyBuffer, p
 		known.ends = v.Now().Add(known.Pace)
 		known.Status = pki.TidyStatus{
 			State:        pki.TidyRunning,
@@ -315,6 +319,51 @@ func (v *Vault) StartTidy(ctx context.Context, m pki.Mount, p pki.TidyParams) (b
 		}
 	}
 	return started, v.leave("StartTidy", m)
+}
+
+// CancelTidy implements tidier.Vault. A run ends at its mount's next entry:
+// half of what it would have deleted is gone by then.
+func (v *Vault) CancelTidy(ctx context.Context, m pki.Mount) (bool, error) {
+	known, err := v.enter(ctx, "CancelTidy", m)
+	if err != nil {
+		return false, err
+	}
+	asked := known.Status.State.Active()
+	if asked {
+		known.Cancels++
+		known.cancel(v.Now())
+	}
+	return asked, v.leave("CancelTidy", m)
+}
+
+// cancel ends a run without rebuilding the list.
+func (m *Mount) cancel(now time.Time) {
+	var ripe int
+	for _, r := range m.Revoked {
+		if now.Sub(r.NotAfter) > m.buffer {
+			ripe++
+		}
+	}
+	deleted := 0
+	m.Revoked = slices.DeleteFunc(m.Revoked, func(r Revocation) bool {
+		if now.Sub(r.NotAfter) > m.buffer && deleted < ripe/2 {
+			deleted++
+			return true
+		}
+		return false
+	})
+	m.Status.RevokedDeleted = int64(deleted)
+	m.Status.FinishedAt, m.Status.State = now, pki.TidyCancelled
+	m.Status.Error = "tidy operation cancelled"
+}
+
+// Leases implements tidier.Vault.
+func (v *Vault) Leases(ctx context.Context) (pki.Leases, error) {
+	if _, err := v.enter(ctx, "Leases", pki.Mount{}); err != nil {
+		return pki.Leases{}, err
+	}
+	l := v.Counted
+	return l, v.leave("Leases", pki.Mount{})
 }
 
 // Rotate implements tidier.Vault.
