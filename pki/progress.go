@@ -2,7 +2,6 @@ package pki
 
 import (
 	"fmt"
-	"strings"
 	"time"
 )
 
@@ -57,27 +56,4 @@ func (p Progress) Left(from Progress, ago time.Duration) time.Duration {
 		return 0
 	}
 	return time.Duration(float64(ago) / float64(p.Done-from.Done) * float64(p.Total-p.Done))
-}
-
-// StoppedAt is the serial number of the certificate that ended the run, "" where
-// the status names none: Vault stops at the first that it cannot parse, and at
-// the same one each time.
-func (s TidyStatus) StoppedAt() string {
-	if s.State != TidyError {
-		return ""
-	}
-	for _, before := range []string{
-		"unable to parse stored certificate with serial ",
-		"unable to parse stored revoked certificate with serial ",
-		"error decoding revocation entry for serial ",
-	} {
-		if _, rest, found := strings.Cut(s.Error, before); found {
-			rest = strings.TrimLeft(rest, `\"`)
-			end := strings.IndexFunc(rest, func(r rune) bool { return !strings.ContainsRune("0123456789abcdefABCDEF-:", r) })
-			if end > 0 {
-				return strings.Trim(rest[:end], ":")
-			}
-		}
-	}
-	return ""
 }

@@ -117,22 +117,3 @@ func TestProgress(t *testing.T) {
 		t.Errorf("share of nothing %v", got)
 	}
 }
-
-func TestStoppedAt(t *testing.T) {
-	tests := []struct {
-		state         pki.TidyState
-		message, want string
-	}{
-		{pki.TidyError, `unable to parse stored certificate with serial "17-ab-0c": x509: malformed certificate`, "17-ab-0c"},
-		{pki.TidyError, `unable to parse stored revoked certificate with serial "17-ab-0c": x509: malformed certificate`, "17-ab-0c"},
-		{pki.TidyError, `error decoding revocation entry for serial "17-ab-0c": invalid character`, "17-ab-0c"},
-		{pki.TidyError, `error fetching list of certs: storage away`, ""},
-		{pki.TidyError, `unable to parse stored certificate with serial "": x`, ""},
-		{pki.TidyFinished, `unable to parse stored certificate with serial "17-ab-0c": x`, ""},
-	}
-	for _, tt := range tests {
-		if got := (pki.TidyStatus{State: tt.state, Error: tt.message}).StoppedAt(); got != tt.want {
-			t.Errorf("%s %q: %q, want %q", tt.state, tt.message, got, tt.want)
-		}
-	}
-}
