@@ -2,7 +2,6 @@ package pki
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 )
 
@@ -20,43 +19,62 @@ func (c Culprit) Key() string { return c.Store + "/" + strings.ReplaceAll(c.Seri
 // it names none.
 func FindCulprit(vaultError string) (Culprit, bool) {
 	for _, form := range culpritForms {
-		if m := form.text.FindStringSubmatch(vaultError); m != nil {
-			serial := strings.ToLower(strings.ReplaceAll(m[1], "-", ":"))
-			return Culprit{Serial: serial, Store: form.store, Content: form.content}, true
+		_, rest, found := strings.Cut(vaultError, form.before+" ")
+		if !found {
+			continue
+		}
+		key, after := serialKey(strings.TrimPrefix(rest, `"`))
+		if key != "" && strings.HasPrefix(strings.TrimPrefix(after, `"`), form.after) {
+			return Culprit{Serial: strings.ToLower(strings.ReplaceAll(key, "-", ":")), Store: form.store, Content: form.content}, true
 		}
 	}
 	return Culprit{}, false
 }
 
+// serialKey is the serial number that text begins with, and what follows it; ""
+// without one.
+func serialKey(text string) (key, rest string) {
+	end := strings.IndexFunc(text, func(r rune) bool { return !strings.ContainsRune("0123456789abcdefABCDEF-:", r) })
+	if end < 0 {
+		end = len(text)
+	}
+	// An error goes on after its serial number with a colon.
+	key = strings.TrimSuffix(text[:end], ":")
+	for octet := range strings.FieldsFuncSeq(key, func(r rune) bool { return r == '-' || r == ':' }) {
+		if len(octet) != 2 {
+			return "", text
+		}
+	}
+	return key, text[len(key):]
+}
+
 // culpritForm is one way in which an error names an entry.
 type culpritForm struct {
-	text    *regexp.Regexp
-	store   string
-	content bool
+	before, after string // around the serial number
+	store         string
+	content       bool
 }
 
 // culpritForms are the errors of doTidyCertStore and doTidyRevocationStore
 // (builtin/logical/pki/path_tidy.go), word for word the same in Vault 1.13.0,
 // 1.17.6 and 1.21.1. Serial numbers are keys of the storage: octets with
 // hyphens, or with colons where a very old version wrote them.
-var culpritForms = func() []culpritForm {
-	form := func(before, after, store string, content bool) culpritForm {
-		return culpritForm{regexp.MustCompile(before + ` "?([0-9A-Fa-f]{2}(?:[-:][0-9A-Fa-f]{2})*)"?` + after), store, content}
-	}
-	return []culpritForm{
-		form("unable to parse stored revoked certificate with serial", "", "revoked", true),
-		form("error decoding revocation entry for serial", "", "revoked", true),
-		form("unable to parse stored certificate with serial", "", "certs", true),
-		form("unable to fetch revoked cert with serial", "", "revoked", false),
-		form("error deleting nil revoked entry with serial", "", "revoked", false),
-		form("error deleting revoked entry with nil value with serial", "", "revoked", false),
-		form("error (?:building entry to persist|persisting) changes to serial", "", "revoked", false),
-		form("error deleting serial", " from revoked list", "revoked", false),
-		form("error fetching certificate", "", "certs", false),
-		form("error deleting (?:nil entry|entry with nil value) with serial", "", "certs", false),
-		form("error deleting serial", " from (?:storage|store when tidying revoked)", "certs", false),
-	}
-}()
+var culpritForms = []culpritForm{
+	{"unable to parse stored revoked certificate with serial", "", "revoked", true},
+	{"error decoding revocation entry for serial", "", "revoked", true},
+	{"unable to parse stored certificate with serial", "", "certs", true},
+	{"unable to fetch revoked cert with serial", "", "revoked", false},
+	{"error deleting nil revoked entry with serial", "", "revoked", false},
+	{"error deleting revoked entry with nil value with serial", "", "revoked", false},
+	{"error building entry to persist changes to serial", "", "revoked", false},
+	{"error persisting changes to serial", "", "revoked", false},
+	{"error deleting serial", " from revoked list", "revoked", false},
+	{"error fetching certificate", "", "certs", false},
+	{"error deleting nil entry with serial", "", "certs", false},
+	{"error deleting entry with nil value with serial", "", "certs", false},
+	{"error deleting serial", " from storage", "certs", false},
+	{"error deleting serial", " from store when tidying revoked", "certs", false},
+}
 
 // remedy is what to do about an entry of mount m.
 func (c Culprit) remedy(m Mount) string {
