@@ -2,6 +2,7 @@ package pki
 
 import (
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -36,8 +37,9 @@ type Estimate struct {
 	// becomes so; zero without entries.
 	EarliestAt time.Time
 
-	lists   []listEstimate
-	sampled bool // Likely and Margin come from a sample
+	lists    []listEstimate
+	sampled  bool    // Likely and Margin come from a sample
+	readable float64 // what of the Margin reading more certificates can take away
 }
 
 // Sure is what thresholds count: the lower end of the interval, which is never
@@ -48,6 +50,14 @@ func (e Estimate) Sure() int64 { return max(e.Low, e.Likely-e.Margin) }
 type listEstimate struct {
 	crl       CRL
 	low, high int64
+	most      int64 // high, or the upper end of what a sample says
+	nextEnd   int64 // where that is 0 by a sample: Unix time at which the next certificate ends, at the earliest
+
+	// What is in question, between low and high: entries that were revoked from
+	// one Unix time until another, edges of the histogram's buckets.
+	from, to int64
+	// reclaimableBefore: certificates that ended before this Unix time are.
+	reclaimableBefore int64
 }
 
 // Size is what lists take.
@@ -76,6 +86,8 @@ func NewEstimate(crls []CRL, longest LongestTTL, buffer time.Duration, now time.
 		if longest.Known() {
 			l.low, _ = c.Summary.Revocations.Before(now.Add(-buffer - longest.Duration))
 		}
+		l.most = l.high
+		l.question(longest, buffer, now)
 		e.Low += l.low
 		e.High += l.high
 		e.lists = append(e.lists, l)
@@ -87,7 +99,38 @@ func NewEstimate(crls []CRL, longest LongestTTL, buffer time.Duration, now time.
 		}
 	}
 	e.Likely, e.Margin = e.Low, e.High-e.Low
+	e.readable = float64(e.Margin) / 2
 	return e
+}
+
+// question sets the times of what is in question. An instant within a second,
+// and a bucket that is so only in part, is counted whole, as
+// [crl.Histogram.Before] does for its upper bound.
+func (l *listEstimate) question(longest LongestTTL, buffer time.Duration, now time.Time) {
+	width := int64(l.crl.Summary.Revocations.Width() / time.Second)
+	l.reclaimableBefore = secondsUp(now.Add(-buffer))
+	l.to = -floorTo(-l.reclaimableBefore, width)
+	l.from = math.MinInt64
+	if longest.Known() {
+		l.from = floorTo(secondsUp(now.Add(-buffer-longest.Duration)), width)
+	}
+}
+
+// secondsUp is the first Unix time that is not before t.
+func secondsUp(t time.Time) int64 {
+	if t.Nanosecond() > 0 {
+		return t.Unix() + 1
+	}
+	return t.Unix()
+}
+
+// floorTo rounds at down to a multiple of width, below zero too.
+func floorTo(at, width int64) int64 {
+	rest := at % width
+	if rest < 0 {
+		rest += width
+	}
+	return at - rest
 }
 
 // Prediction is what a run will achieve: by a sample where there is one, else

@@ -220,18 +220,26 @@ func olderThanTidy(o Observation) (string, bool) {
 		instant(s.StartedAt), s.RevokedDeleted, oldest.Issuer.Label(), instant(oldest.Summary.ThisUpdate), oldest.Summary.Entries), true
 }
 
-// estimateUnknown: without the longest TTL nothing is surely reclaimable.
+// estimateUnknown: without the longest TTL, or where certificates outlive it,
+// only reading certificates tells what is reclaimable.
 func estimateUnknown(o Observation, _ Policy, d Decision, _ time.Time) (Finding, bool) {
-	if o.LongestTTL.Known() || d.Estimate.High == 0 {
+	e := d.Estimate
+	if o.LongestTTL.Known() && !e.TTLBroken || e.High == 0 {
 		return Finding{}, false
 	}
-	return Finding{
+	f := Finding{
 		Severity: Info,
-		Summary:  "How much tidy would reclaim is not known from below, so thresholds on it never make a run due.",
-		Evidence: fmt.Sprintf("longest TTL unknown: %s; %s", o.LongestTTL.Source, d.Estimate.words()),
+		Summary:  "How much tidy would reclaim is known only as far as certificates are read: the longest TTL is unknown.",
+		Evidence: fmt.Sprintf("longest TTL unknown: %s; %s", o.LongestTTL.Source, e.words()),
 		Remedy:   "grant list on " + o.Mount.Path + "/roles and read on " + o.Mount.Path + "/roles/+, and give roles max_ttl rather than not_after",
 		Citation: "Vault builtin/logical/pki/issuing/sign_cert.go: what has expired is never revoked, so NotAfter <= revocation + longest TTL",
-	}, true
+	}
+	if e.TTLBroken {
+		f.Summary = "How much tidy would reclaim is known only as far as certificates are read: some outlive the longest TTL of the roles."
+		f.Evidence = fmt.Sprintf("%s, the longest TTL is %s (%s); %s", e.TTLExample, o.LongestTTL.Duration, o.LongestTTL.Source, e.words())
+		f.Remedy = "nothing, where they were issued before a role was shortened: it passes when tidy has taken them off; else look for an explicit not_after, or a role that was deleted"
+	}
+	return f, true
 }
 
 // permissions makes one finding of each capability that was missed while

@@ -30,7 +30,7 @@ type authority struct {
 	cert *x509.Certificate
 }
 
-func newAuthority(t *testing.T, name string) authority {
+func newAuthority(t testing.TB, name string) authority {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

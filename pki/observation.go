@@ -14,6 +14,10 @@ type Observation struct {
 	// appear once per issuer.
 	CRLs []CRL
 
+	// Sample is what was read of the certificates behind the lists' entries; nil:
+	// nothing. Plan does not change it.
+	Sample *Sample
+
 	LongestTTL LongestTTL
 	CRLConfig  *CRLConfig // nil: could not be read
 	AutoTidy   *AutoTidy  // nil: could not be read

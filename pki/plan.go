@@ -38,7 +38,7 @@ type Decision struct {
 // refuses, on a Vault that got slow, or, unless forced, outside Policy.Windows
 // without Policy.IgnoreWindowsWhenCritical.
 func Plan(o Observation, p Policy, now time.Time) Decision {
-	e := NewEstimate(o.CRLs, o.LongestTTL, p.SafetyBuffer, now)
+	e := o.Sample.Estimate(o.CRLs, o.LongestTTL, p.SafetyBuffer, now)
 	d := decide(o, p, e, now)
 	d.Estimate, d.Predicted = e, e.Prediction()
 	if d.Verdict == CannotHelp && p.Validate() == nil {

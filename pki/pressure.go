@@ -6,10 +6,10 @@ import (
 )
 
 // mayShrink tells whether a run may take something off the list.
-func mayShrink(l *listEstimate) bool { return l.high > 0 }
+func mayShrink(l *listEstimate) bool { return l.most > 0 }
 
 // isFresh tells whether no run can take anything off the list yet.
-func isFresh(l *listEstimate) bool { return l.high == 0 }
+func isFresh(l *listEstimate) bool { return l.most == 0 }
 
 // pressed is the list nearest to its limit among those that are eligible and
 // under the given pressure, with its pressure in words; nil without one. The
@@ -61,10 +61,15 @@ func (l *listEstimate) reaches(horizon time.Duration, now time.Time) bool {
 }
 
 // earliestAt is when, at the earliest, an entry of the list becomes
-// reclaimable; zero where it has none.
+// reclaimable; zero where it has none. Where certificates were read it is when
+// the first of those does that is not, and no earlier than an entry can that
+// was not read.
 func (l *listEstimate) earliestAt(buffer time.Duration) time.Time {
-	if l.crl.Summary.Entries == 0 {
+	switch {
+	case l.crl.Summary.Entries == 0:
 		return time.Time{}
+	case l.most == 0 && l.high > 0:
+		return time.Unix(l.nextEnd, 0).UTC().Add(buffer)
 	}
 	return l.crl.Summary.OldestRevocation.Add(buffer)
 }
@@ -72,8 +77,12 @@ func (l *listEstimate) earliestAt(buffer time.Duration) time.Time {
 // nothingYet says why nothing of the list is reclaimable and when that changes
 // at the earliest.
 func (l *listEstimate) nothingYet(p Policy) string {
-	if l.crl.Summary.Entries == 0 {
+	switch {
+	case l.crl.Summary.Entries == 0:
 		return "it has no entry to reclaim"
+	case l.high > 0:
+		return fmt.Sprintf("none of its certificates has been expired for longer than the safety buffer of %s: all %d in question were read; the first is reclaimable at %s",
+			p.SafetyBuffer, l.high, instant(l.earliestAt(p.SafetyBuffer)))
 	}
 	return fmt.Sprintf("nothing in it was revoked, hence expired, more than the safety buffer of %s ago; the first entry is reclaimable at %s at the earliest",
 		p.SafetyBuffer, instant(l.earliestAt(p.SafetyBuffer)))
