@@ -145,6 +145,7 @@ type vaultWorkOptions struct {
 	registry  prometheus.Registerer // nil for one-shot commands
 	reportCRL func([]crl.Finding)
 	reportPKI func([]pki.Finding)
+	watchTidy func(pki.Mount, pki.TidyStatus) // nil for nobody
 }
 
 func (c *cluster) vaultWork(session *vault.Session, o vaultWorkOptions) (*vaultWork, error) {
@@ -188,7 +189,7 @@ func (c *cluster) vaultWork(session *vault.Session, o vaultWorkOptions) (*vaultW
 	w.tidier, err = tidier.New(tidier.Options{
 		Vault: rotating{w.pki, w.watch}, CRLs: w.watch, State: tidyState, Policy: tidyPolicy(c.cfg.Tidy), Mounts: c.cfg.Tidy.Mounts,
 		AutoPause: c.cfg.Tidy.Pause == nil,
-		Identity:  c.identity, Log: o.log, Registerer: o.registry, Report: o.reportPKI,
+		Identity:  c.identity, Log: o.log, Registerer: o.registry, Report: o.reportPKI, Watch: o.watchTidy,
 	})
 	return w, err
 }

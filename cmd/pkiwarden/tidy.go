@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,15 @@ the CRL where Vault does not rebuild it by itself, and measures the CRL.
 
 A run of another instance is followed or left alone, never doubled: both keep
 the same record (state in the configuration). Starting this command is the
-switch, tidy.enabled is not asked; --dry-run changes nothing.`,
+switch, tidy.enabled is not asked; --dry-run changes nothing.
+
+Interrupted, the command ends and the run goes on in Vault; the next call
+follows it to the proof. With --cancel-on-interrupt a run that this call
+started is stopped, and what it deleted is proved by the next call.
+
+Exit codes: 0 each mount is done or not due; 2 a run failed or was refused, or
+a mount is not there; 3 it could not be determined: Vault sealed or away, or no
+mount is selected; 64 command line or configuration; 130 interrupted.`,
 		Example: `  pkiwarden tidy --dry-run
   pkiwarden tidy --mount pki --force
   pkiwarden tidy --config /etc/pkiwarden/config.yaml -o json`,
@@ -36,6 +45,7 @@ switch, tidy.enabled is not asked; --dry-run changes nothing.`,
 	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "say what would be done, and change nothing")
 	cmd.Flags().BoolVar(&r.Force, "force", false, "run whether or not a threshold is reached or minInterval has passed; never below the floor of the safety buffer")
 	cmd.Flags().BoolVar(&r.Wait, "wait", true, "follow the run to its end and measure the CRL; false leaves result null")
+	cmd.Flags().BoolVar(&r.CancelOnInterrupt, "cancel-on-interrupt", false, "on SIGINT or SIGTERM stop the run that this call started; else it goes on in Vault")
 	return cmd
 }
 
@@ -50,10 +60,32 @@ func tidyOnce(ctx context.Context, a *app, r tidier.Request) error {
 			return writeErr
 		}
 	}
-	if exit := new(exitError); err == nil || ctx.Err() != nil || errors.As(err, &exit) {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return interruptedTidy(reports)
+	}
+	if exit := new(exitError); err == nil || errors.As(err, &exit) {
 		return err
 	}
 	return &exitError{code: tidyExitCode(err), err: err}
+}
+
+// interruptedTidy says what becomes of the run that the command started.
+func interruptedTidy(reports []tidier.Report) error {
+	exit := &exitError{code: exitInterrupted, err: errors.New("interrupted")}
+	for _, r := range reports {
+		next := fmt.Sprintf("\"pkiwarden tidy --mount %s\"", r.Mount)
+		switch r.Left {
+		case tidier.LeftRunning:
+			exit.hints = append(exit.hints,
+				fmt.Sprintf("the tidy of mount %s goes on in Vault; %s follows it to the proof", r.Mount, next),
+				fmt.Sprintf("\"vault write -force %s/tidy-cancel\" stops it, and so does --cancel-on-interrupt the next time", r.Mount))
+		case tidier.LeftCancelled:
+			exit.hints = append(exit.hints, fmt.Sprintf("the tidy of mount %s is cancelled; %s rebuilds the CRL where that is owed, and measures", r.Mount, next))
+		case tidier.LeftOpen:
+			exit.hints = append(exit.hints, fmt.Sprintf("the tidy of mount %s is not proved; %s does that", r.Mount, next))
+		}
+	}
+	return exit
 }
 
 // tidyExitCode tells what could not be determined from what failed or was
@@ -69,7 +101,12 @@ func tidyExitCode(err error) int {
 
 // oneTidy makes the same tidier as a running instance has, and calls it once.
 func oneTidy(ctx context.Context, a *app, cfg *config.Config, r tidier.Request) ([]tidier.Report, error) {
+	shown := newProgress(a)
+	defer shown.clear()
 	log := newLogger(a.stderr, config.Log{Level: "warn", Format: cfg.Log.Format})
+	if shown != nil {
+		log = newLogger(shown, config.Log{Level: "warn", Format: cmp.Or(cfg.Log.Format, "text")})
+	}
 	cluster, err := newCluster(a, log, cfg)
 	if err != nil {
 		return nil, err
@@ -84,7 +121,7 @@ func oneTidy(ctx context.Context, a *app, cfg *config.Config, r tidier.Request) 
 	if err != nil {
 		return nil, err
 	}
-	work, err := cluster.vaultWork(session, vaultWorkOptions{log: log})
+	work, err := cluster.vaultWork(session, vaultWorkOptions{log: log, watchTidy: shown.tidy})
 	if err != nil {
 		return nil, err
 	}
