@@ -73,12 +73,12 @@ func (t *Tidier) act(ctx context.Context, s *survey, views []*view) error {
 			continue
 		}
 		err := t.begin(ctx, s, v, t.o.Policy)
-		switch _, denied := isDenied(err); {
-		case err == nil && v.record.Run != nil:
-			if _, err = t.follow(ctx, v, until, 0); err == nil {
-				err = t.again(ctx, v)
-			}
-		case denied: // it is in the record
+		followed := err == nil && v.record.Run != nil
+		if followed {
+			_, err = t.follow(ctx, v, until, 0)
+		}
+		// A missing right is in the record, or seen by looking again.
+		if _, denied := isDenied(err); denied && !lostToken(err) || followed && err == nil {
 			err = t.again(ctx, v)
 		}
 		errs = append(errs, err)

@@ -48,6 +48,12 @@ func (t *Tidier) start(ctx context.Context, v *view) error {
 	params.Pause, params.Version = run.Pause, version
 	started, err := t.o.Vault.StartTidy(ask, v.mount, params)
 	switch {
+	case lostToken(err):
+		run.Outcome, run.Explanation = pki.OutcomeInterrupted, "the token was no longer valid when Vault was asked, so that it began nothing"
+		if saveErr := t.conclude(ctx, v, run); saveErr != nil {
+			return errors.Join(err, saveErr)
+		}
+		return err
 	case refused(err):
 		run.Error, run.Denied = shorten(err.Error()), denial(err)
 		run.Outcome, run.Explanation = pki.OutcomeRefused, run.Error
@@ -106,6 +112,13 @@ func refused(err error) bool {
 	var refusal *pki.RefusedError
 	_, denied := isDenied(err)
 	return denied || errors.As(err, &redirect) || errors.As(err, &refusal) || errors.Is(err, pki.ErrSealed)
+}
+
+// lostToken tells whether Vault no longer takes the token: the session logs in
+// anew, which ends that.
+func lostToken(err error) bool {
+	denied, ok := isDenied(err)
+	return ok && denied.InvalidToken
 }
 
 // denial is the missing right that err names, nil where it is another error.
@@ -287,7 +300,7 @@ func (t *Tidier) advanceRotating(ctx context.Context, v *view, run pki.Run) erro
 		run.Rotated = true
 	case ctx.Err() != nil:
 		return err
-	case errors.Is(err, pki.ErrSealed), errors.Is(err, pki.ErrNoActiveNode), errors.Is(err, pki.ErrUnreachable):
+	case errors.Is(err, pki.ErrSealed), errors.Is(err, pki.ErrNoActiveNode), errors.Is(err, pki.ErrUnreachable), lostToken(err):
 		return err
 	case refused(err), errors.As(err, &tooLarge), run.Attempts+1 >= rotateAttempts:
 		t.log.Warn("CRL was not rotated after tidy", "mount", v.mount.Name(), "error", err)

@@ -357,6 +357,37 @@ func TestTokenLostInMidRun(t *testing.T) {
 	})
 }
 
+// At the moments at which a token may be lost nothing is lost with it, and no
+// interval is waited for.
+func TestTokenLostAtEachRequest(t *testing.T) {
+	for _, op := range []string{"StartTidy", "Rotate"} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, func(m *tidiertest.Mount) { m.Config.AutoRebuild = true })
+			lost := false
+			w.vault.Before = func(o string, _ pki.Mount) error {
+				if o == op && !lost {
+					lost = true
+					return &pki.PermissionError{Path: "pki/x", Capability: "update", InvalidToken: true}
+				}
+				return nil
+			}
+			tr := w.instance("pod-1")
+			if err := tr.Once(t.Context()); err == nil || !strings.Contains(err.Error(), "log in again") {
+				t.Errorf("%s: error %v", op, err)
+			}
+			time.Sleep(time.Second)
+			w.once(tr)
+			last := w.record().Last()
+			if last == nil || last.Outcome != pki.OutcomeOK || !last.Rotated || w.entries() != 100 || w.mount.Runs != 1 {
+				t.Errorf("%s: %d runs, last %+v", op, w.mount.Runs, last)
+			}
+			if len(w.findings) != 0 {
+				t.Errorf("%s: findings %+v", op, w.findings)
+			}
+		})
+	}
+}
+
 // logged keeps what the instances made afterwards log.
 func (w *world) logged() *bytes.Buffer {
 	var b bytes.Buffer
