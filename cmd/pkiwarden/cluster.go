@@ -187,7 +187,7 @@ func (c *cluster) vaultWork(session *vault.Session, o vaultWorkOptions) (*vaultW
 		tidyState = nowhere{}
 	}
 	w.tidier, err = tidier.New(tidier.Options{
-		Vault: rotating{w.pki, w.watch}, CRLs: w.watch, State: tidyState, Policy: tidyPolicy(c.cfg.Tidy), Mounts: c.cfg.Tidy.Mounts,
+		Vault: rotating{w.pki, w.watch}, CRLs: w.watch, State: tidyState, Policy: tidyPolicy(c.cfg), Mounts: c.cfg.Tidy.Mounts,
 		AutoPause: c.cfg.Tidy.Pause == nil,
 		Identity:  c.identity, Log: o.log, Registerer: o.registry, Report: o.reportPKI, Watch: o.watchTidy,
 	})

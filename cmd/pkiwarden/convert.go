@@ -82,18 +82,28 @@ func listeners(list []config.Listener) []deliver.Address {
 	return out
 }
 
-func tidyPolicy(t config.Tidy) pki.Policy {
+// tidyPolicy is the policy of tidy; what is critical is so by the thresholds of
+// the CRL watch.
+func tidyPolicy(c *config.Config) pki.Policy {
+	t, critical := c.Tidy, c.CRL.Critical
 	p := pki.Policy{
 		Enabled:                t.Enabled,
 		SafetyBuffer:           t.SafetyBuffer,
 		AllowShortSafetyBuffer: t.AllowShortSafetyBuffer,
 		Trigger: pki.Trigger{
 			ReclaimableShare: t.Trigger.ReclaimableShare, ReclaimableEntries: t.Trigger.ReclaimableEntries,
-			LimitShare: t.Trigger.LimitShare, AtLeastEvery: t.Trigger.AtLeastEvery,
+			LimitShare: t.Trigger.LimitShare, Horizon: t.Trigger.Horizon, AtLeastEvery: t.Trigger.AtLeastEvery,
 		},
-		MinInterval: t.MinInterval,
-		CertStore:   t.CertStore,
-		Rotate:      t.Rotate == nil || *t.Rotate,
+		IgnoreWindowsWhenCritical: t.IgnoreWindowsWhenCritical,
+		Critical:                  pki.Pressure{Share: critical.Share, Horizon: critical.Horizon},
+		OwnAutoTidy:               t.OwnAutoTidy,
+		MinInterval:               t.MinInterval,
+		CertStore:                 t.CertStore,
+		Rotate:                    t.Rotate == nil || *t.Rotate,
+	}
+	for _, w := range t.Windows {
+		from, to := w.Clock()
+		p.Windows = append(p.Windows, pki.Window{Days: w.Weekdays(), From: from, To: to, Location: w.Location()})
 	}
 	if t.Pause != nil {
 		p.Pause = *t.Pause

@@ -88,15 +88,33 @@ func intentions(c *config.Config) []intention {
 	if !c.CRL.Limit.IsAuto() {
 		limit = "the storage's limit as configured"
 	}
-	tidy := "says what it would run, and runs nothing"
-	if c.Tidy.Enabled {
-		tidy = fmt.Sprintf("runs on %s with a safety buffer of %s", strings.Join(c.Tidy.Mounts, " "), config.Span(c.Tidy.SafetyBuffer))
-	}
 	return append(out,
 		intention{"crl", fmt.Sprintf("measures %s every %s against %s", strings.Join(c.CRL.Mounts, " "), config.Span(c.CRL.Interval), limit)},
-		intention{"tidy", tidy},
+		intention{"tidy", tidyDoes(c.Tidy)},
 		intention{"metrics", "on " + c.Listen.Address},
 	)
+}
+
+// tidyDoes says when tidy runs; its windows hold for the command as well.
+func tidyDoes(t config.Tidy) string {
+	does := "says what it would run, and runs nothing"
+	if t.Enabled {
+		does = fmt.Sprintf("runs on %s with a safety buffer of %s", strings.Join(t.Mounts, " "), config.Span(t.SafetyBuffer))
+	}
+	if len(t.Windows) > 0 {
+		var windows []string
+		for _, w := range t.Windows {
+			windows = append(windows, w.String())
+		}
+		does += "; only in the windows " + strings.Join(windows, "; ")
+		if t.IgnoreWindowsWhenCritical {
+			does += "; unless a list is critical"
+		}
+	}
+	if t.OwnAutoTidy {
+		does += "; switches the mounts' own auto-tidy off"
+	}
+	return does
 }
 
 func vaultDoes(v config.Vault) string {

@@ -191,7 +191,7 @@ func (r *KeyRef) defaults()   { *r = KeyRef{Key: "ca.crt"} }
 func (s *Signer) defaults()   { *s = Signer{CASecret: CASecret{Certificate: "tls.crt", Key: "tls.key"}} }
 func (l *Listener) defaults() { *l = Listener{Protocol: "tls"} }
 func (r *Rollout) defaults()  { *r = Rollout{Order: "standbysFirst"} }
-func (w *Window) defaults()   { *w = Window{Timezone: "UTC"} }
+func (w *Window) defaults()   { *w = Window{From: "00:00", To: "24:00", Timezone: "UTC"} }
 func (c *Canary) defaults()   { *c = Canary{TTL: 5 * time.Minute, Interval: 15 * time.Minute} }
 func (d *Deliver) defaults() {
 	*d = Deliver{From: From{API: true}, Files: Files{Mode: 0o600}, Timeout: 30 * time.Second}

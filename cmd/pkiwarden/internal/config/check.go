@@ -211,6 +211,13 @@ func (d *decoder) checkTidy(t *Tidy) {
 	if d.sound("tidy.minInterval", "tidy.trigger.atLeastEvery") && t.MinInterval > t.Trigger.AtLeastEvery {
 		d.contradict("tidy.minInterval", "tidy.trigger.atLeastEvery", "minInterval (%s) has to be at most trigger.atLeastEvery (%s)", Span(t.MinInterval), Span(t.Trigger.AtLeastEvery))
 	}
+	if t.OwnAutoTidy && !t.Enabled && d.sound("tidy.ownAutoTidy", "tidy.enabled") {
+		d.contradict("tidy.ownAutoTidy", "tidy.enabled", "with ownAutoTidy the mounts' own auto-tidy is switched off, so nothing would tidy them: set enabled: true as well")
+	}
+	if t.IgnoreWindowsWhenCritical && len(t.Windows) == 0 && d.sound("tidy.ignoreWindowsWhenCritical", "tidy.windows") {
+		d.bad("tidy.ignoreWindowsWhenCritical", "there are no windows to ignore: set tidy.windows as well, or leave this out")
+	}
+	d.checkWindows("tidy.windows", t.Windows)
 }
 
 func (d *decoder) checkMounts(at string, mounts []string) {

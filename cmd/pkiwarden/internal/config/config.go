@@ -159,17 +159,20 @@ type Threshold struct {
 
 // Tidy is when and how Vault's tidy runs.
 type Tidy struct {
-	Enabled                bool           `yaml:"enabled"`                // default false: say what it would do
-	Mounts                 []string       `yaml:"mounts"`                 // as in CRL; default all
-	SafetyBuffer           time.Duration  `yaml:"safetyBuffer" zero:"ok"` // default 72h
-	AllowShortSafetyBuffer bool           `yaml:"allowShortSafetyBuffer"` // a safety buffer below 24h only with true
-	Trigger                Trigger        `yaml:"trigger"`
-	MinInterval            time.Duration  `yaml:"minInterval" zero:"ok"`       // between two runs on a mount; default 1h
-	Windows                []Window       `yaml:"windows"`                     // default: always
-	Pause                  *time.Duration `yaml:"pause" auto:"true" zero:"ok"` // pause_duration of the run; default auto, which is nil
-	CertStore              bool           `yaml:"certStore"`                   // default true
-	Rotate                 *bool          `yaml:"rotate" auto:"true"`          // crl/rotate after tidy; default auto, which is nil: where Vault does not rebuild by itself
-	OwnAutoTidy            bool           `yaml:"ownAutoTidy"`                 // default false; true: switch the mount's own auto-tidy off
+	Enabled                bool          `yaml:"enabled"`                // default false: say what it would do
+	Mounts                 []string      `yaml:"mounts"`                 // as in CRL; default all
+	SafetyBuffer           time.Duration `yaml:"safetyBuffer" zero:"ok"` // default 72h
+	AllowShortSafetyBuffer bool          `yaml:"allowShortSafetyBuffer"` // a safety buffer below 24h only with true
+	Trigger                Trigger       `yaml:"trigger"`
+	MinInterval            time.Duration `yaml:"minInterval" zero:"ok"` // between two runs on a mount; default 1h
+	Windows                []Window      `yaml:"windows"`               // in which runs may begin; default: always
+	// IgnoreWindowsWhenCritical lets runs begin outside Windows while a list is
+	// at crl.critical share or horizon and a run may shrink it; default false.
+	IgnoreWindowsWhenCritical bool           `yaml:"ignoreWindowsWhenCritical"`
+	Pause                     *time.Duration `yaml:"pause" auto:"true" zero:"ok"` // pause_duration of the run; default auto, which is nil
+	CertStore                 bool           `yaml:"certStore"`                   // default true
+	Rotate                    *bool          `yaml:"rotate" auto:"true"`          // crl/rotate after tidy; default auto, which is nil: where Vault does not rebuild by itself
+	OwnAutoTidy               bool           `yaml:"ownAutoTidy"`                 // default false; true, only with Enabled: switch the mount's own auto-tidy off
 }
 
 // Limit is the storage's limit where it is not read from the running system.
@@ -196,10 +199,10 @@ type Trigger struct {
 
 // Window is a time of the week in which changes may be made.
 type Window struct {
-	Days     []string `yaml:"days" enum:"Mon|Tue|Wed|Thu|Fri|Sat|Sun"`
-	From     string   `yaml:"from"`     // "02:00"
-	To       string   `yaml:"to"`       // "05:00"
-	Timezone string   `yaml:"timezone"` // IANA name; default UTC
+	Days     []string `yaml:"days" enum:"Mon|Tue|Wed|Thu|Fri|Sat|Sun"` // on which it opens; default: every day
+	From     string   `yaml:"from"`                                    // "02:00"; default "00:00"
+	To       string   `yaml:"to"`                                      // "05:00", at the latest "24:00", which is the default; before From: on the next day
+	Timezone string   `yaml:"timezone"`                                // IANA name; default UTC
 }
 
 // Canary is a certificate that is issued again and again, to know that issuing

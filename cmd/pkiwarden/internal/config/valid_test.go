@@ -231,3 +231,26 @@ func TestValidForecast(t *testing.T) {
 		t.Errorf("%+v, %+v, %+v", c.Vault, c.State, c.CRL)
 	}
 }
+
+func TestValidWindows(t *testing.T) {
+	c := load(t, "valid-windows.yml")
+	if !c.Tidy.OwnAutoTidy || !c.Tidy.IgnoreWindowsWhenCritical || c.Tidy.Trigger.Horizon != 240*time.Hour || len(c.Tidy.Windows) != 3 {
+		t.Fatalf("%+v", c.Tidy)
+	}
+	for i, want := range []struct {
+		days     []time.Weekday
+		from, to time.Duration
+		zone     string
+		words    string
+	}{
+		{[]time.Weekday{time.Saturday, time.Sunday}, 22*time.Hour + 30*time.Minute, 4 * time.Hour, "Europe/Berlin", "Sun, Sat 22:30-04:00 Europe/Berlin"},
+		{nil, 0, 24 * time.Hour, "UTC", "every day 00:00-24:00 UTC"},
+		{[]time.Weekday{time.Monday}, 2 * time.Hour, 24 * time.Hour, "America/Argentina/Buenos_Aires", "Mon 02:00-24:00 America/Argentina/Buenos_Aires"},
+	} {
+		w := c.Tidy.Windows[i]
+		from, to := w.Clock()
+		if !slices.Equal(w.Weekdays(), want.days) || from != want.from || to != want.to || w.Location().String() != want.zone || w.String() != want.words {
+			t.Errorf("%v: %v from %s to %s in %s", w, w.Weekdays(), from, to, w.Location())
+		}
+	}
+}
