@@ -20,7 +20,8 @@ type Fleet struct {
 	RemainingLife time.Duration
 }
 
-// ConfiguredFleet is a fleet of which the size was given.
+// ConfiguredFleet is a fleet of which the size was given, for one issuer: who
+// has one number for several takes it for each of them.
 func ConfiguredFleet(n int64) Fleet {
 	if n <= 0 {
 		return UnknownFleet("no number of certificates is configured")

@@ -83,10 +83,10 @@ func (g *growth) byWeeks(steps []float64) {
 	}
 	mean, deviation := moments(sums, weights)
 	g.deviation, g.seasons = deviation, effective(weights)/week
-	g.basis = fmt.Sprintf("mean week of %d days", n)
+	g.basis = fmt.Sprintf("the mean week of the last %d days", n)
 	if level, trend, rest, ok := trendOf(steps); ok {
 		mean, g.trend, g.deviation = level, trend, rest
-		g.basis = fmt.Sprintf("trend of the weeks of %d days", n)
+		g.basis = fmt.Sprintf("the trend of the weeks of the last %d days", n)
 	}
 	g.perDay = mean / week
 	g.shape = meanWeek(steps, mean)
@@ -156,7 +156,7 @@ func (g *growth) byDays(steps []float64, once []int) {
 	g.shape = []float64{g.perDay}
 	g.extra = math.Max(0, all-g.perDay)
 	g.uncertain = g.extra > g.perDay
-	g.basis = fmt.Sprintf("mean of %d days", len(steps))
+	g.basis = fmt.Sprintf("the mean day of the last %d", len(steps))
 }
 
 // withFalls goes on with falls where they are regular. sizes are what was,
@@ -169,7 +169,7 @@ func (g *growth) withFalls(sizes, steps []float64, falls falls) {
 	every := math.Round(float64(last.first-falls[0].first) / float64(max(1, len(falls)-1))) // schedules are of whole days
 	fallen := float64(len(steps) - 1 - last.first)
 	if len(falls) < cyclesNeeded || fallen > 2*every {
-		g.basis += fmt.Sprintf(", without falls (%d)", len(falls))
+		g.basis += fmt.Sprintf(", without the %d falls seen", len(falls))
 		return
 	}
 	slope, off, deviation := line(sizes, math.Max(week, every))
@@ -179,7 +179,7 @@ func (g *growth) withFalls(sizes, steps []float64, falls falls) {
 	g.trend, g.level, g.off = 0, deviation, off
 	g.fall, g.every, g.fallen = (g.perDay-slope)*every, every, fallen
 	g.perDay = slope
-	g.basis = fmt.Sprintf("line through %d days, with a fall every %.1f days (%d)", len(sizes), every, len(falls))
+	g.basis = fmt.Sprintf("a line through the last %d days, with a fall every %.1f days (%d seen)", len(sizes), every, len(falls))
 }
 
 // paths are the sizes at the end of each of the days ahead, from now on: lower

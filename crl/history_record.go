@@ -41,6 +41,7 @@ type ListRecord struct {
 	Issuer  string  `json:"issuer,omitempty"` // its label, for a person who reads this
 	History History `json:"history"`
 	Mark    *Mark   `json:"mark,omitempty"` // of the last list, to compare the next one with
+	Loss    *Loss   `json:"loss,omitempty"` // of entries that have not come back
 }
 
 // HistoryKey is the key of the list of an issuer: in hexadecimal, the SHA-256
@@ -65,7 +66,7 @@ func (r HistoryRecord) Merge(other HistoryRecord) HistoryRecord {
 }
 
 func (l ListRecord) merge(other ListRecord) ListRecord {
-	merged := ListRecord{Issuer: l.Issuer, History: l.History.Merge(other.History), Mark: l.Mark}
+	merged := ListRecord{Issuer: l.Issuer, History: l.History.Merge(other.History), Mark: l.Mark, Loss: l.Loss}
 	mine, _ := l.History.Latest()
 	theirs, _ := other.History.Latest()
 	if c := mine.compare(theirs); c < 0 || c == 0 && l.Issuer < other.Issuer {
@@ -73,6 +74,9 @@ func (l ListRecord) merge(other ListRecord) ListRecord {
 	}
 	if other.Mark.after(l.Mark) {
 		merged.Mark = other.Mark
+	}
+	if other.Loss.over(l.Loss) {
+		merged.Loss = other.Loss
 	}
 	return merged
 }
@@ -98,8 +102,10 @@ type storedRecord struct {
 }
 
 // Encode is the stored form, of at most maxBytes. Where it would be longer, all
-// lists keep one sample a day only; where it still would, those that were not
-// seen for the longest time are left out, and their keys returned.
+// lists keep one sample a day only; where it still would, the least important
+// ones are left out, and their keys returned, the least important first: those
+// that were not seen for a week before the one seen last, then the smallest,
+// which are farthest from a limit.
 func (r HistoryRecord) Encode(maxBytes int) (data []byte, dropped []string, err error) {
 	stored := storedRecord{Version: historyVersion, Mount: cut(r.Mount), Lists: map[string]ListRecord{}}
 	for key, l := range r.Lists {
@@ -117,20 +123,48 @@ func (r HistoryRecord) Encode(maxBytes int) (data []byte, dropped []string, err 
 		l.History.samples = thin(l.History.samples, []tier{tiers[0], tiers[len(tiers)-1]})
 		stored.Lists[key] = l
 	}
-	unseen := slices.SortedFunc(maps.Keys(stored.Lists), func(a, b string) int {
-		return cmp.Or(stored.Lists[a].History.SeenAt().Compare(stored.Lists[b].History.SeenAt()), strings.Compare(a, b))
-	})
-	for {
-		data, err = json.Marshal(stored)
-		if err != nil || len(data) <= maxBytes {
-			return data, dropped, err
-		}
-		if len(unseen) == 0 {
-			return nil, dropped, fmt.Errorf("encoding CRL history: %d bytes are not enough for a record without lists", maxBytes)
-		}
-		delete(stored.Lists, unseen[0])
-		dropped, unseen = append(dropped, unseen[0]), unseen[1:]
+	if data, err = json.Marshal(stored); err != nil {
+		return nil, nil, err
 	}
+	size := len(data)
+	for _, key := range stored.unimportant() {
+		if size <= maxBytes {
+			break
+		}
+		one, err := json.Marshal(stored.Lists[key])
+		if err != nil {
+			return nil, nil, err
+		}
+		size -= len(one) + len(key) + len(`"":,`)
+		delete(stored.Lists, key)
+		dropped = append(dropped, key)
+	}
+	if data, err = json.Marshal(stored); err == nil && len(data) > maxBytes {
+		return nil, dropped, fmt.Errorf("encoding CRL history: %d bytes are not enough for a record without lists", maxBytes)
+	}
+	return data, dropped, err
+}
+
+// unimportant are the keys of the lists, the most important last.
+func (r storedRecord) unimportant() []string {
+	var last time.Time
+	for _, l := range r.Lists {
+		if at := l.History.SeenAt(); at.After(last) {
+			last = at
+		}
+	}
+	gone := func(l ListRecord) time.Time {
+		if at := l.History.SeenAt(); last.Sub(at) > week*oneDay {
+			return at
+		}
+		return last
+	}
+	return slices.SortedFunc(maps.Keys(r.Lists), func(a, b string) int {
+		x, y := r.Lists[a], r.Lists[b]
+		sizeX, _ := x.History.Latest()
+		sizeY, _ := y.History.Latest()
+		return cmp.Or(gone(x).Compare(gone(y)), cmp.Compare(sizeX.Bytes, sizeY.Bytes), strings.Compare(a, b))
+	})
 }
 
 func cut(label string) string {
@@ -162,8 +196,11 @@ func ParseHistoryRecord(data []byte) (HistoryRecord, error) {
 		}
 		if l.Mark != nil && !l.Mark.usable() {
 			l.Mark = nil // of another version: counting begins anew, which is said by the counts
-			stored.Lists[key] = l
 		}
+		if !l.Loss.usable() {
+			l.Loss = nil
+		}
+		stored.Lists[key] = l
 	}
 	if stored.Lists == nil {
 		return fail(errors.New(`it is damaged: it has no "lists"`))

@@ -238,7 +238,7 @@ func recordOf(lists int, days int) HistoryRecord {
 		h.Add(sampleAt(at, size+39)) // list i was seen i hours later than the first
 		mark := &Mark{Version: markVersion, ThisUpdate: at.Unix(), Entries: 1}
 		mark.Counts[0] = 1
-		r.Lists[HistoryKey([]byte{byte(i)}, []byte("key"))] = ListRecord{Issuer: fmt.Sprintf("issuer-%d", i), History: h, Mark: mark}
+		r.Lists[HistoryKey([]byte{byte(i), byte(i >> 8)}, []byte("key"))] = ListRecord{Issuer: fmt.Sprintf("issuer-%d", i), History: h, Mark: mark}
 	}
 	return r
 }
@@ -254,6 +254,7 @@ func TestHistoryRecordFits(t *testing.T) {
 		{12, 90, true, 0, 12},
 		{25, 90, false, 0, 25},
 		{60, 90, false, 60, 25},
+		{300, 90, false, 300, 25},
 	} {
 		r := recordOf(tc.lists, tc.days)
 		data, dropped, err := r.Encode(MaxHistoryRecord)
@@ -271,10 +272,21 @@ func TestHistoryRecordFits(t *testing.T) {
 		if tc.whole && !reflect.DeepEqual(r, back) {
 			t.Errorf("%d lists: what is read is not what was written", tc.lists)
 		}
-		// Those seen first were dropped: issuer 0, 1, 2 …
-		for i, key := range dropped {
-			if want := fmt.Sprintf("issuer-%d", i); r.Lists[key].Issuer != want {
-				t.Errorf("dropped %s, want %s", r.Lists[key].Issuer, want)
+		// No list that was dropped is larger than one that was kept, unless it was
+		// not seen for a week: list i was seen i hours after the first.
+		const old = 7 * 24
+		least := int64(math.MaxInt64)
+		for key := range back.Lists {
+			latest, _ := r.Lists[key].History.Latest()
+			least = min(least, latest.Bytes)
+		}
+		for _, key := range dropped {
+			var i int
+			if _, err := fmt.Sscanf(r.Lists[key].Issuer, "issuer-%d", &i); err != nil {
+				t.Fatal(err)
+			}
+			if latest, _ := r.Lists[key].History.Latest(); latest.Bytes > least && tc.lists-1-i <= old {
+				t.Errorf("dropped %s of %d bytes, and kept one of %d", r.Lists[key].Issuer, latest.Bytes, least)
 			}
 		}
 		for key, l := range back.Lists {
@@ -300,6 +312,9 @@ func TestHistoryRecordMerges(t *testing.T) {
 			l := ListRecord{Issuer: string(rune('a' + r.IntN(3))), History: historyOf(chaos(r, 1+r.IntN(20)))}
 			if r.IntN(2) == 0 {
 				l.Mark = &Mark{Version: markVersion, ThisUpdate: r.Int64N(2), List: hash64(r.IntN(2))}
+			}
+			if r.IntN(2) == 0 {
+				l.Loss = &Loss{Before: Mark{Version: markVersion, List: hash64(r.IntN(2))}, At: r.Int64N(2), SeenAt: r.Int64N(2), Missing: 1 + r.Int64N(2), Buffer: 1 + r.Int64N(2)}
 			}
 			rec.Lists[HistoryKey([]byte{byte(i)}, nil)] = l
 		}
@@ -402,6 +417,16 @@ func FuzzHistory(f *testing.F) {
 		if r, err := ParseHistoryRecord(data); err == nil {
 			for _, l := range r.Lists {
 				histories = append(histories, l.History)
+				if l.Loss != nil {
+					Findings(Observation{Lost: l.Loss}, thresholds, time.Unix(l.Loss.SeenAt, 0))
+					tally := NewTally(l.Mark, [16]byte{})
+					tally.Against(&l.Loss.Before)
+					tally.begin(bytes)
+					c, _ := tally.Since(Summary{})
+					if left := l.Loss.After(c); left != nil && (left.Missing <= 0 || left.Missing > l.Loss.Missing) {
+						t.Errorf("%+v is left of %+v", left, l.Loss)
+					}
+				}
 			}
 			if _, _, err := r.Encode(MaxHistoryRecord); err != nil {
 				t.Error(err)

@@ -28,16 +28,17 @@ type Observation struct {
 	Issuers        int  // how many issuers share the list
 
 	Limit      Limit
+	MaxBytes   int64      // the largest list that is read; 0 means DefaultMaxBytes
 	Refused    error      // Vault's answer when it last built a newer list and could not store it
 	Projection Projection // when the limit is reached
 	Headroom   *float64   // how many times all live certificates could be revoked before the limit
 	Steady     Steady     // where growth stops by itself
 
-	Changes      *Changes      // from the list before to this one
-	SafetyBuffer time.Duration // of the last tidy that Vault reports, 0 where it reports none
+	Lost *Loss // entries that were removed early, nil for none
 
 	Highest      *big.Int  // the highest CRL number that was seen
 	HighestUntil time.Time // nextUpdate of the list that carried it
+	Twin         *Twin     // another list with the same number, nil for none
 
 	// Delta is set where List is what the endpoint for delta CRLs serves; Base is
 	// the full list that it is to be combined with, nil while there is none.
@@ -46,11 +47,39 @@ type Observation struct {
 
 	// Of a mount.
 	MountRefused string // why nothing is asked of it
+	CRLDisabled  bool   // config/crl disable=true
 	HistoryErr   error  // of reading or writing what is remembered of its lists
+	HistoryLeft  int    // how many of its lists the record has no room for
 	// Drift is how many revocations Vault has counted that are in no list, or,
 	// below 0, how many entries the lists hold that are not counted: where the two
 	// ought to agree, and for more than a moment.
 	Drift int64
+
+	Vanished  *Vanished  // the subject is not there any more, nil while it is
+	Unwatched *Unwatched // no mount is watched at all, nil where one is
+}
+
+// Twin is a list that had the number of another one that was valid beside it.
+type Twin struct {
+	Number     *big.Int
+	ThisUpdate time.Time // of the former one
+	NextUpdate time.Time // of the former one
+}
+
+// Vanished says of what was watched that it is no longer there.
+type Vanished struct {
+	At    time.Time // when it was missed, or last seen
+	Mount bool      // a whole mount, which a policy can hide too; else a list, whose issuer or key is gone
+	Lists int       // of the mount
+
+	Replaced bool // another mount has its path now
+}
+
+// Unwatched says why no mount is watched, where Vault could be asked for them.
+type Unwatched struct {
+	Mounts   []string // some of the PKI mounts that Vault shows
+	Shown    int      // how many there are
+	Patterns []string // crl.mounts
 }
 
 // Thresholds say from when on a list is a finding.
@@ -87,6 +116,7 @@ var rules = []rule{
 	{"crl-near-limit", nearLimit},
 	{"crl-not-written", notWritten},
 	{"crl-stale", stale},
+	{"crl-dates", dates},
 	{"crl-auto-rebuild-off", autoRebuildOff},
 	{"crl-signature-invalid", signatureInvalid},
 	{"crl-not-verifiable", notVerifiable},
@@ -99,7 +129,11 @@ var rules = []rule{
 	{"crl-duplicate-entries", duplicates},
 	{"crl-delta-without-base", deltaWithoutBase},
 	{"crl-mount-refused", mountRefused},
+	{"crl-no-mount", noMount},
+	{"crl-vanished", vanished},
+	{"crl-disabled", disabled},
 	{"crl-history-unreadable", historyUnreadable},
+	{"crl-history-full", historyFull},
 	{"crl-count-drift", countDrift},
 }
 

@@ -33,6 +33,39 @@ func stale(o Observation, _ Thresholds, now time.Time) (Finding, bool) {
 	return f, true
 }
 
+// clocksApart is by how much Vault's clock may be ahead of ours.
+const clocksApart = 5 * time.Minute
+
+// dates: the list has dates with which no client accepts it.
+func dates(o Observation, _ Thresholds, now time.Time) (Finding, bool) {
+	if o.List == nil {
+		return Finding{}, false
+	}
+	f := Finding{
+		Severity: Warning,
+		Evidence: "thisUpdate " + o.List.ThisUpdate.Format(time.RFC3339),
+		Remedy:   "Compare the clocks of Vault's nodes, of this host and of the clients. When they are right, read crl/rotate: it dates the CRL anew.",
+		Citation: "RFC 5280 sections 5.1.2.4, 5.1.2.5 and 6.3.3 (a): thisUpdate is the issue date, nextUpdate comes later, and a CRL is used between the two",
+	}
+	ahead := o.List.ThisUpdate.Sub(now)
+	empty := !o.List.NextUpdate.IsZero() && !o.List.NextUpdate.After(o.List.ThisUpdate)
+	if !o.List.NextUpdate.IsZero() {
+		f.Evidence += ", nextUpdate " + o.List.NextUpdate.Format(time.RFC3339)
+	}
+	f.Evidence += ", now " + now.UTC().Format(time.RFC3339)
+	switch {
+	case ahead > clocksApart && empty:
+		f.Summary = "The CRL is dated in the future, and its nextUpdate is not after its thisUpdate: clients refuse it."
+	case ahead > clocksApart:
+		f.Summary = fmt.Sprintf("The CRL is dated in the future: clients refuse it for another %s.", left(ahead))
+	case empty:
+		f.Summary = "The CRL's nextUpdate is not after its thisUpdate: there is no time at which clients accept it."
+	default:
+		return Finding{}, false
+	}
+	return f, true
+}
+
 // quietShare is the part of a list's validity after which a mount without a
 // revocation is a quiet one.
 const quietShare = 2
@@ -103,8 +136,26 @@ func unreadable(o Observation, _ Thresholds, _ time.Time) (Finding, bool) {
 	case errors.Is(o.Err, ErrTooLarge):
 		f.Summary = "The CRL is larger than crl.maxBytes, so it is not read."
 		f.Remedy = "Raise crl.maxBytes: memory does not grow with it."
+		o.beyondLimit(&f)
 	}
 	return f, true
+}
+
+// beyondLimit: what is too large to be read is too large to be stored, where the
+// limit is lower.
+func (o Observation) beyondLimit(f *Finding) {
+	read := o.MaxBytes
+	if read <= 0 {
+		read = DefaultMaxBytes
+	}
+	if o.Limit.MaxBytes <= 0 || read < o.Limit.MaxBytes {
+		return
+	}
+	f.Severity = Critical
+	f.Summary = "The CRL is larger than crl.maxBytes, so it is not read, and larger than what Vault accepts by now: it will not be replaced by a newer one."
+	f.Evidence += fmt.Sprintf("; crl.maxBytes %d; limit %d bytes: %s", read, o.Limit.MaxBytes, o.Limit.Rule)
+	f.Remedy = remedyLimit + " " + f.Remedy
+	f.Citation = citeLimit
 }
 
 // missing: an issuer that may sign has no list.

@@ -6,8 +6,18 @@ import (
 )
 
 // numberBackwards: a list was published with a lower number than one before it,
-// which somebody may still hold.
+// which somebody may still hold, or with the number of another one.
 func numberBackwards(o Observation, _ Thresholds, now time.Time) (Finding, bool) {
+	if t := o.Twin; t != nil && o.List != nil && o.List.Number != nil && o.List.Number.Cmp(t.Number) == 0 && now.Before(t.NextUpdate) {
+		return Finding{
+			Severity: Warning,
+			Summary:  "Two CRLs have the same number: clients that hold the former one take this one for it, and do not learn of its revocations.",
+			Evidence: fmt.Sprintf("number %s is that of the CRL of %s and of another one, of %s, which is valid until %s",
+				t.Number, o.List.ThisUpdate.Format(time.RFC3339), t.ThisUpdate.Format(time.RFC3339), t.NextUpdate.UTC().Format(time.RFC3339)),
+			Remedy:   "See whether two Vault clusters answer at vault.address in turns, or whether Vault was restored from a backup. Reading crl/rotate raises the number by one.",
+			Citation: "RFC 5280 section 5.2.3: CRL numbers identify a CRL; two with the same number for the same scope at different times must not be issued",
+		}, true
+	}
 	if o.List == nil || o.List.Number == nil || o.Highest == nil || o.List.Number.Cmp(o.Highest) >= 0 || !now.Before(o.HighestUntil) {
 		return Finding{}, false
 	}
@@ -17,26 +27,6 @@ func numberBackwards(o Observation, _ Thresholds, now time.Time) (Finding, bool)
 		Evidence: fmt.Sprintf("number %s, after %s, which is valid until %s", o.List.Number, o.Highest, o.HighestUntil.UTC().Format(time.RFC3339)),
 		Remedy:   "Find out whether Vault was restored from a backup or the mount was made anew: what was revoked since then has to be revoked again. Reading crl/rotate raises the number by one each time.",
 		Citation: "RFC 5280 section 5.2.3: the CRL number is a monotonically increasing sequence",
-	}, true
-}
-
-// removedEarly: entries are gone that no tidy can have removed. Most early
-// removals cannot be seen in counts; what is said is certain.
-func removedEarly(o Observation, _ Thresholds, _ time.Time) (Finding, bool) {
-	if o.List == nil || o.Changes == nil || o.SafetyBuffer <= 0 {
-		return Finding{}, false
-	}
-	early := o.Changes.Early(o.SafetyBuffer)
-	if early == 0 {
-		return Finding{}, false
-	}
-	return Finding{
-		Severity: Critical,
-		Summary:  fmt.Sprintf("At least %d entries were removed from the CRL before their certificates can have expired: to clients these are good again.", early),
-		Evidence: fmt.Sprintf("the CRL of %s has %d entries fewer and %d more than the one before; Vault's last tidy left what was revoked within %s",
-			o.List.ThisUpdate.Format(time.RFC3339), o.Changes.Removed, o.Changes.Added, o.SafetyBuffer),
-		Remedy:   "Compare the lists (pkiwarden crl diff --serials OLD NEW). See whether an issuer was deleted or its default changed, whether config/crl disable was set, or whether Vault was restored from a backup; then revoke those certificates again.",
-		Citation: "RFC 5280 section 3.3: an entry must not be removed until it appears on one regularly scheduled CRL issued beyond the revoked certificate's validity period",
 	}, true
 }
 

@@ -81,7 +81,7 @@ func nearLimit(o Observation, t Thresholds, now time.Time) (Finding, bool) {
 	}
 	f.Summary = strings.Join(why, " ") + " Beyond, revocations are recorded and no longer published."
 	if !at.IsZero() {
-		f.Evidence += fmt.Sprintf("; reached on %s by %s", at.Format(time.RFC3339), o.Projection.Basis)
+		f.Evidence += fmt.Sprintf("; reached on %s if it goes on like %s", at.Format(time.RFC3339), o.Projection.Basis)
 	}
 	f.Evidence += o.steadyEvidence()
 	return f, true

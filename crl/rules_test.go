@@ -32,8 +32,18 @@ func TestFindings(t *testing.T) {
 	ptr := func(f float64) *float64 { return &f }
 	current := Storage{VaultVersion: "1.21.4"}
 	errNone := errors.New("vault has no CRL for this issuer: status 204")
-	// An hour between the lists; what is gone had been revoked in the hour before.
-	gone := &Changes{Added: 1, Removed: 3, Exact: true, gone: [ages]int64{1: 3}, elapsed: 3600}
+	// What was missed three hours ago in a list made an hour after the one before.
+	lost := func(assumed bool, seen time.Duration) *Loss {
+		return &Loss{
+			Before: Mark{ThisUpdate: now.Add(-4 * time.Hour).Unix()}, At: now.Add(-3 * time.Hour).Unix(), SeenAt: now.Add(-seen).Unix(),
+			Missing: 3, Added: 1, Removed: 5, Buffer: 72 * 3600, Assumed: assumed,
+		}
+	}
+	dated := func(this, next time.Duration) *Summary {
+		return &Summary{Bytes: 1, ThisUpdate: now.Add(this), NextUpdate: now.Add(next)}
+	}
+	tooLarge := fmt.Errorf("scanning CRL: a list of 2001 bytes, at most 2000 are read: %w", ErrTooLarge)
+	twin := &Twin{Number: big.NewInt(7), ThisUpdate: now.Add(-time.Hour), NextUpdate: now.Add(time.Hour)}
 	verdicts := map[string]bool{}
 	for _, c := range []struct {
 		name     string
@@ -62,6 +72,10 @@ func TestFindings(t *testing.T) {
 		{"fetch failed", Observation{List: list(1), Err: errors.New("connection refused")}, "crl-unreadable unknown", "connection refused"},
 		{"malformed", Observation{Err: fmt.Errorf("scanning CRL: %w", &SyntaxError{Offset: 3, Want: "a", Got: "b"})}, "crl-unreadable critical", "at byte 3"},
 		{"too large", Observation{Err: fmt.Errorf("scanning CRL: %w", ErrTooLarge)}, "crl-unreadable unknown", "too large"},
+		{"too large to be read, below the limit", Observation{Err: tooLarge, Limit: Limit{Known: true, MaxBytes: 2001}, MaxBytes: 2000}, "crl-unreadable unknown", ""},
+		{"too large to be read, and to be stored", Observation{Err: tooLarge, Limit: Limit{Known: true, MaxBytes: 2000, Rule: "the rule"}, MaxBytes: 2000}, "crl-unreadable critical",
+			"at most 2000 are read: too large; crl.maxBytes 2000; limit 2000 bytes: the rule"},
+		{"too large by the default", Observation{Err: tooLarge, Limit: limit}, "crl-unreadable critical", "crl.maxBytes 268435456"},
 		{"may not sign", Observation{CannotSign: true}, "crl-no-issuer-usage warning", "cRLSign"},
 		{"no list", Observation{Err: errNone, Missing: true}, "crl-missing warning", "no CRL"},
 		{"no list any more", Observation{List: list(1), Err: errNone, Missing: true}, "crl-missing critical", ""},
@@ -70,7 +84,7 @@ func TestFindings(t *testing.T) {
 		{"usage forbids, an old list", Observation{List: list(1), UsageForbids: true}, "crl-no-issuer-usage warning", "crl-signing"},
 
 		{"15 days to the limit", Observation{List: list(1), Limit: limit, Projection: reached(15 * 24 * time.Hour)}, "", ""},
-		{"14 days to the limit", Observation{List: list(1), Limit: limit, Projection: reached(14 * 24 * time.Hour)}, "crl-near-limit warning", "reached on 2026-05-15T12:00:00Z by the basis"},
+		{"14 days to the limit", Observation{List: list(1), Limit: limit, Projection: reached(14 * 24 * time.Hour)}, "crl-near-limit warning", "reached on 2026-05-15T12:00:00Z if it goes on like the basis"},
 		{"3 days to the limit", Observation{List: list(1), Limit: limit, Projection: reached(72 * time.Hour)}, "crl-near-limit critical", ""},
 		{"limit reached, no limit known", Observation{List: list(1), Projection: reached(time.Hour)}, "", ""},
 		{"headroom 2", Observation{List: list(1), Limit: limit, Headroom: ptr(2.0)}, "", ""},
@@ -98,9 +112,22 @@ func TestFindings(t *testing.T) {
 		{"number of a list that has ended", Observation{List: numbered(6), Highest: big.NewInt(7), HighestUntil: now}, "", ""},
 		{"no number", Observation{List: list(1), Highest: big.NewInt(7), HighestUntil: now.Add(time.Hour)}, "", ""},
 
-		{"removed within the buffer", Observation{List: list(1), Changes: gone, SafetyBuffer: 72 * time.Hour}, "crl-removed-early critical", "3 entries fewer and 1 more"},
-		{"removed beyond the buffer", Observation{List: list(1), Changes: gone, SafetyBuffer: 30 * time.Minute}, "", ""},
-		{"removed, no tidy known", Observation{List: list(1), Changes: gone}, "", ""},
+		{"the same number", Observation{List: numbered(7), Twin: twin}, "crl-number-backwards warning", "number 7 is that of the CRL of 2026-05-01T12:00:00Z and of another one, of 2026-05-01T11:00:00Z, which is valid until 2026-05-01T13:00:00Z"},
+		{"the same number, and the next", Observation{List: numbered(8), Twin: twin}, "", ""},
+		{"the same number as a list that has ended", Observation{List: numbered(7), Twin: &Twin{Number: big.NewInt(7), NextUpdate: now}}, "", ""},
+
+		{"removed early", Observation{List: list(1), Lost: lost(false, time.Hour)}, "crl-removed-early critical",
+			"the CRL of 2026-05-01T09:00:00Z had 5 entries fewer and 1 more than that of 2026-05-01T08:00:00Z, and they have not come back; tidy leaves what was revoked within 72 h here"},
+		{"removed early, by a buffer that is assumed", Observation{List: list(1), Lost: lost(true, time.Hour)}, "crl-removed-early warning", "Vault tells of no tidy, and one that leaves what was revoked within 72 h is assumed"},
+		{"removed early, before any list is read again", Observation{Lost: lost(false, 24*time.Hour-time.Second)}, "crl-removed-early critical", ""},
+		{"removed early, a day ago", Observation{List: list(1), Lost: lost(false, 24*time.Hour)}, "", ""},
+		{"removed early, by a clock of another age", Observation{List: list(1), Lost: lost(false, -1000*time.Hour)}, "", ""},
+
+		{"as far ahead as clocks may be", Observation{List: dated(5*time.Minute, 72*time.Hour)}, "", ""},
+		{"dated in the future", Observation{List: dated(5*time.Minute+time.Second, 72*time.Hour)}, "crl-dates warning", "thisUpdate 2026-05-01T12:05:01Z, nextUpdate 2026-05-04T12:00:00Z, now 2026-05-01T12:00:00Z"},
+		{"dated in the future, no nextUpdate", Observation{List: &Summary{Bytes: 1, ThisUpdate: now.Add(time.Hour)}}, "crl-dates warning", "thisUpdate 2026-05-01T13:00:00Z, now"},
+		{"nextUpdate is thisUpdate", Observation{List: dated(time.Minute, time.Minute)}, "crl-dates warning", "nextUpdate 2026-05-01T12:01:00Z"},
+		{"nextUpdate before thisUpdate, both passed", Observation{List: dated(-time.Hour, -2*time.Hour)}, "crl-stale critical,crl-dates warning", ""},
 
 		{"sorted stretches of two issuers", Observation{List: ordered(Order{Runs: 5}), Issuers: 2}, "", ""},
 		{"more stretches", Observation{List: ordered(Order{Runs: 6}), Issuers: 2}, "crl-unsorted info", "6 sorted stretches"},
@@ -114,6 +141,16 @@ func TestFindings(t *testing.T) {
 		{"no delta at all", Observation{Delta: true, List: numbered(8), Base: numbered(8)}, "crl-delta-without-base warning", "no delta CRL indicator"},
 
 		{"mount refused", Observation{MountRefused: `it holds the segment ".."`}, "crl-mount-refused unknown", `".."`},
+		{"no mount is shown", Observation{Unwatched: &Unwatched{}}, "crl-no-mount unknown", "Vault shows 0 PKI mounts; crl.mounts is not set, which is all"},
+		{"no mount is selected", Observation{Unwatched: &Unwatched{Mounts: []string{"pki", "team/pki"}, Shown: 3, Patterns: []string{"pkii", "!x"}}}, "crl-no-mount unknown",
+			`Vault shows 3 PKI mounts, pki, team/pki …; crl.mounts is ["pkii" "!x"]`},
+		{"a mount vanished", Observation{Vanished: &Vanished{At: now.Add(-time.Hour), Mount: true, Lists: 2}}, "crl-vanished unknown", "with 2 CRLs; missed at 2026-05-01T11:00:00Z"},
+		{"a mount was made anew", Observation{Vanished: &Vanished{At: now.Add(-time.Hour), Mount: true, Lists: 2, Replaced: true}}, "crl-vanished warning", "with 2 CRLs"},
+		{"a list vanished", Observation{Vanished: &Vanished{At: now.Add(-24*time.Hour + time.Second)}}, "crl-vanished warning", "2026-04-30T12:00:01Z"},
+		{"a list vanished a day ago", Observation{Vanished: &Vanished{At: now.Add(-24 * time.Hour)}}, "", ""},
+		{"a list vanished, by a clock of another age", Observation{Vanished: &Vanished{At: now.Add(1000 * time.Hour)}}, "", ""},
+		{"disabled", Observation{CRLDisabled: true}, "crl-disabled warning", "disable=true"},
+		{"history without room", Observation{HistoryLeft: 193}, "crl-history-full info", "193 CRLs left out of a record of at most 65536 bytes"},
 		{"history damaged", Observation{HistoryErr: errors.New("it is damaged")}, "crl-history-unreadable warning", "it is damaged"},
 		{"revocations not listed", Observation{Drift: 5}, "crl-count-drift critical", ": 5, "},
 		{"more listed than revoked", Observation{Drift: -5}, "crl-count-drift warning", ": -5, "},

@@ -105,13 +105,18 @@ type Tally struct {
 	byAge      [ages]pile
 	prints     [printCount]uint64
 
-	// The entries by their age at the previous list's thisUpdate, as far as the
-	// previous list may have had them.
-	previous *Mark
-	was      [ages]pile
-	fresh    int64  // dated after every entry of the previous list, and after its thisUpdate
-	seen     uint32 // which of the previous list's prints were met
-	met      int64  // how many
+	previous against
+	earlier  against // see Against
+}
+
+// against is what is counted to compare with one list: the entries by their age
+// at its thisUpdate, as far as it may have had them.
+type against struct {
+	mark  *Mark // nil: none
+	was   [ages]pile
+	fresh int64  // dated after every entry of that list, and after its thisUpdate
+	seen  uint32 // which of its prints were met
+	met   int64  // how many
 }
 
 // pile is entries, counted and hashed.
@@ -131,16 +136,38 @@ func (p *pile) add(h uint64) {
 func NewTally(previous *Mark, key [16]byte) *Tally {
 	t := &Tally{key: [2]uint64{binary.LittleEndian.Uint64(key[:8]), binary.LittleEndian.Uint64(key[8:])}}
 	if previous.usable() {
-		t.previous = previous
+		t.previous.mark = previous
 		t.key = [2]uint64{uint64(previous.Key[0]), uint64(previous.Key[1])}
 	}
 	t.expanded = expand(t.key)
 	return t
 }
 
+// Against has the Tally compare with a second, earlier list too, which Since
+// then tells of. It is called before the scan. Marks under different keys cannot
+// be compared with one list: of such two the previous one counts, and Since is
+// false. Marks that follow on each other have one key.
+func (t *Tally) Against(earlier *Mark) {
+	if !earlier.usable() {
+		return
+	}
+	key := [2]uint64{uint64(earlier.Key[0]), uint64(earlier.Key[1])}
+	switch {
+	case t.key == key:
+	case t.previous.mark == nil:
+		t.key, t.expanded = key, expand(key)
+	default:
+		return
+	}
+	t.earlier.mark = earlier
+}
+
 // begin is called before the first entry, with thisUpdate as Unix time.
 func (t *Tally) begin(thisUpdate int64) {
-	*t = Tally{key: t.key, expanded: t.expanded, previous: t.previous, thisUpdate: thisUpdate, newest: thisUpdate - 1}
+	*t = Tally{
+		key: t.key, expanded: t.expanded, previous: against{mark: t.previous.mark}, earlier: against{mark: t.earlier.mark},
+		thisUpdate: thisUpdate, newest: thisUpdate - 1,
+	}
 }
 
 // add is called with each entry: the contents of its serial number's INTEGER,
@@ -155,26 +182,32 @@ func (t *Tally) add(serial []byte, at int64) {
 		t.newest = max(t.newest, at)
 	}
 	t.byAge[class].add(h)
-	if t.previous == nil {
-		return
+	if t.previous.mark != nil {
+		t.previous.add(h, at)
 	}
-	class = ageClass(t.previous.ThisUpdate - at)
-	if class == 0 {
-		if at > t.previous.Newest {
-			t.fresh++
-			return
-		}
-		t.meet(h)
+	if t.earlier.mark != nil {
+		t.earlier.add(h, at)
 	}
-	t.was[class].add(h)
 }
 
-// meet looks for an entry of class 0 among those of the previous list.
-func (t *Tally) meet(h uint64) {
-	for i, print := range t.previous.Prints {
-		if uint64(print) == h && t.seen>>i&1 == 0 {
-			t.seen |= 1 << i
-			t.met++
+func (a *against) add(h uint64, at int64) {
+	class := ageClass(a.mark.ThisUpdate - at)
+	if class == 0 {
+		if at > a.mark.Newest {
+			a.fresh++
+			return
+		}
+		a.meet(h)
+	}
+	a.was[class].add(h)
+}
+
+// meet looks for an entry of class 0 among those of the list compared with.
+func (a *against) meet(h uint64) {
+	for i, print := range a.mark.Prints {
+		if uint64(print) == h && a.seen>>i&1 == 0 {
+			a.seen |= 1 << i
+			a.met++
 			return
 		}
 	}
@@ -249,24 +282,29 @@ type Changes struct {
 // previous one. It returns false, and Why, where there is nothing to compare
 // with: no previous list, or one that is not of the same issuer and key, not on
 // the same base or not about the same certificates.
-func (t *Tally) Changes(s Summary) (Changes, bool) {
-	m := t.previous
+func (t *Tally) Changes(s Summary) (Changes, bool) { return t.changes(&t.previous, s) }
+
+// Since is Changes against the list that was named by Against.
+func (t *Tally) Since(s Summary) (Changes, bool) { return t.changes(&t.earlier, s) }
+
+func (t *Tally) changes(a *against, s Summary) (Changes, bool) {
+	m := a.mark
 	if m == nil {
 		return Changes{Why: "no previous list to compare with"}, false
 	}
 	if m.List != t.list(s) {
 		return Changes{Why: "the previous list is of another issuer or key, a delta CRL on another base, or about other certificates"}, false
 	}
-	c := Changes{Added: t.fresh, elapsed: t.thisUpdate - m.ThisUpdate}
+	c := Changes{Added: a.fresh, elapsed: t.thisUpdate - m.ThisUpdate}
 	c.Backwards = c.elapsed < 0
 	var more, fewer, replaced int64
 	for class := range ages {
-		was, is := m.Counts[class], t.was[class].n
+		was, is := m.Counts[class], a.was[class].n
 		switch {
 		case class == 0 && int64(len(m.Prints)) == was:
-			c.Added += is - t.met
-			c.gone[0] = was - t.met
-		case was == is && uint64(m.Sums[class]) == t.was[class].sum:
+			c.Added += is - a.met
+			c.gone[0] = was - a.met
+		case was == is && uint64(m.Sums[class]) == a.was[class].sum:
 		case was == is:
 			c.Added++
 			c.gone[class] = 1
@@ -294,26 +332,6 @@ func atLeast(n int64) string {
 		return "none"
 	}
 	return fmt.Sprintf("at least %d", n)
-}
-
-// Early is the number of entries that were certainly removed before their time,
-// at the least. Counts do not show when a certificate expires, so most early
-// removals cannot be seen in them. But Vault revokes only what has not expired,
-// and its tidy removes only what expired longer ago than the safety buffer: an
-// entry that is gone although it was revoked less than the buffer ago was not
-// removed by a tidy with that buffer. It is 0 where the lists are in the wrong
-// order, and where more than the buffer lies between them.
-func (c Changes) Early(safetyBuffer time.Duration) int64 {
-	if c.Backwards {
-		return 0
-	}
-	var early int64
-	for class, gone := range c.gone[:ages-1] {
-		if c.elapsed+oldest(class) < int64(safetyBuffer/time.Second) {
-			early += gone
-		}
-	}
-	return early
 }
 
 // hashEntry is a keyed hash of 64 bits, the same in every process. It is made of

@@ -330,7 +330,10 @@ func (i *instance) watching() (work []func(context.Context) error, end func(), e
 		return nil, nil, err
 	}
 	return []func(context.Context) error{func(ctx context.Context) error {
-		return withSession(ctx, session, func(ctx context.Context) error { return loop.Group(ctx, watchLoop.Run, tidyLoop.Run) })
+		return withSession(ctx, session, func(ctx context.Context) error {
+			defer w.watch.Flush(ctx) // the next leader counts from there
+			return loop.Group(ctx, watchLoop.Run, tidyLoop.Run)
+		})
 	}}, end, nil
 }
 

@@ -31,7 +31,7 @@ func (w *Watch) findNamespaces(ctx context.Context) error {
 		return fmt.Errorf("listing namespaces: %w", err) // one that was not seen need not be gone
 	}
 	maps.DeleteFunc(w.namespaces, func(name string, _ *namespaceState) bool { return !slices.Contains(names, name) })
-	maps.DeleteFunc(w.mounts, func(m pki.Mount, _ *mountState) bool { return !slices.Contains(names, m.Namespace) })
+	w.drop(func(m pki.Mount) bool { return !slices.Contains(names, m.Namespace) }, nil)
 	return nil
 }
 
@@ -55,9 +55,8 @@ func (w *Watch) findMounts(ctx context.Context, namespace string) error {
 		return nil // gone meanwhile
 	}
 	state.refused = found.Refused
-	maps.DeleteFunc(w.mounts, func(m pki.Mount, _ *mountState) bool {
-		return m.Namespace == namespace && !slices.Contains(wanted, m)
-	})
+	state.see(found, len(wanted))
+	w.drop(func(m pki.Mount) bool { return m.Namespace == namespace && !slices.Contains(wanted, m) }, found.Mounts)
 	for _, m := range wanted {
 		if w.mounts[m] == nil {
 			w.mounts[m] = newMount(m)
@@ -70,6 +69,14 @@ func (w *Watch) findMounts(ctx context.Context, namespace string) error {
 		w.o.Fleet.Forget(slices.Collect(maps.Keys(w.mounts)))
 	}
 	return nil
+}
+
+// see remembers how many mounts there are.
+func (n *namespaceState) see(found pki.Discovery, selected int) {
+	n.looked, n.selected, n.shown, n.names = true, selected, len(found.Mounts), nil
+	for _, m := range found.Mounts[:min(len(found.Mounts), namesShown)] {
+		n.names = append(n.names, m.Name())
+	}
 }
 
 func newMount(m pki.Mount) *mountState {
@@ -130,7 +137,8 @@ func (w *Watch) list(ctx context.Context, m pki.Mount, state *mountState) error 
 	}
 	for _, old := range state.lists {
 		if !slices.Contains(groups, old) {
-			state.release(old)
+			w.o.Log.Warn("CRL is no longer there: its issuer is gone, or has no key", "mount", m.Name(), "issuer", old.issuer.Label())
+			state.release(old, w.o.Now())
 		}
 	}
 	state.lists, state.listed = groups, true

@@ -20,6 +20,12 @@ func (w *Watch) Findings() []crl.Finding {
 		}
 	}
 	now := w.o.Now()
+	missed := func(all map[string]crl.Vanished) {
+		for _, subject := range slices.Sorted(maps.Keys(all)) {
+			found = append(found, crl.Findings(crl.Observation{Subject: subject, Vanished: new(all[subject])}, w.o.Thresholds, now)...)
+		}
+	}
+	missed(w.observeGone())
 	for _, m := range w.ordered() {
 		state := w.mounts[m]
 		found = append(found, crl.Findings(state.observe(m, w.own(state.err)), w.o.Thresholds, now)...)
@@ -30,6 +36,7 @@ func (w *Watch) Findings() []crl.Finding {
 				found = append(found, crl.Findings(delta, w.o.Thresholds, now)...)
 			}
 		}
+		missed(state.observeReleased(now))
 	}
 	return found
 }
@@ -41,7 +48,7 @@ func (w *Watch) vaultFindings() []crl.Finding {
 		err = w.walkErr
 	}
 	verdicts := func(o crl.Observation) []crl.Finding { return crl.Findings(o, w.o.Thresholds, w.o.Now()) }
-	found := verdicts(crl.Observation{Subject: "Vault", Err: err})
+	found := verdicts(crl.Observation{Subject: "Vault", Err: err, Unwatched: w.unwatched(err)})
 	for _, name := range slices.Sorted(maps.Keys(w.namespaces)) {
 		n, subject := w.namespaces[name], "Vault"
 		if name != "" {
@@ -65,7 +72,10 @@ func (w *Watch) own(err error) error {
 }
 
 func (s *mountState) observe(m pki.Mount, err error) crl.Observation {
-	return crl.Observation{Subject: "mount " + m.Name(), Err: err, HistoryErr: s.kept.err, Drift: s.settings.drift}
+	return crl.Observation{
+		Subject: "mount " + m.Name(), Err: err, HistoryErr: s.kept.err, HistoryLeft: s.kept.left, Drift: s.settings.drift,
+		CRLDisabled: s.settings.config != nil && s.settings.config.Disabled,
+	}
 }
 
 func (w *Watch) observe(m pki.Mount, state *mountState, l *list) crl.Observation {
@@ -78,23 +88,20 @@ func (w *Watch) observe(m pki.Mount, state *mountState, l *list) crl.Observation
 		UsageForbids: l.usage.forbidden,
 		Issuers:      l.issuers,
 		Limit:        w.limitOf(state),
+		MaxBytes:     w.o.MaxBytes,
 		Refused:      state.refused(l),
 		Projection:   l.past.projection,
 		Highest:      l.past.highest,
 		HighestUntil: l.past.highestUntil,
+		Twin:         l.past.twin,
+		Lost:         l.past.Loss,
 	}
 	w.lookAhead(&o, state, l)
 	if o.Missing = errors.Is(o.Err, pki.ErrNoCRL); l.none() && l.issuer.KeyID == pki.UnknownKey {
 		o.Err, o.Missing = nil, false // it has no key, as far as can be told
 	}
-	if l.past.counted {
-		o.Changes = &l.past.changes
-	}
 	if c := state.settings.config; c != nil {
 		o.AutoRebuildOff = !c.AutoRebuild && !c.Disabled
-	}
-	if s := state.settings.status; s != nil && !s.StartedAt.IsZero() && s.RevokedCerts {
-		o.SafetyBuffer = s.SafetyBuffer
 	}
 	return o
 }
@@ -109,6 +116,7 @@ func (w *Watch) observeDelta(full crl.Observation, l *list) (crl.Observation, bo
 		MeasuredAt: d.at,
 		Err:        w.own(d.err),
 		Limit:      full.Limit,
+		MaxBytes:   full.MaxBytes,
 		Delta:      true,
 		Base:       full.List,
 	}, d.summary != nil || d.err != nil

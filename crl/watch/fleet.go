@@ -53,9 +53,14 @@ type CountReader interface {
 // FleetOptions say where the number of live certificates comes from:
 // Configured, else Vault.
 type FleetOptions struct {
-	Configured int64       // crl.fleetSize; 0: auto
-	Certs      CertLister  // nil: nothing is listed
-	Counts     CountReader // nil: Vault's own counts are not read
+	// Configured is crl.fleetSize; 0: auto. It is taken for each issuer of each
+	// mount alike, as if all live certificates were that issuer's: right for one
+	// issuer, and for several an upper bound, with which headroom errs on the
+	// safe side. Where they differ, auto tells them apart.
+	Configured int64
+
+	Certs  CertLister  // nil: nothing is listed
+	Counts CountReader // nil: Vault's own counts are not read
 
 	// SafetyBuffer is for how long tidy keeps what has expired. Default 72 h.
 	SafetyBuffer time.Duration

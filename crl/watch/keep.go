@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/pkiwarden/pkiwarden/crl"
@@ -26,6 +28,8 @@ const (
 	keepEvery = 5 * time.Minute
 	// keepAtOnce is how many records one unit writes.
 	keepAtOnce = 10
+	// flushWithin bounds Flush: others wait for the end.
+	flushWithin = 5 * time.Second
 )
 
 // kept is a mount's record in the state.
@@ -37,6 +41,7 @@ type kept struct {
 	dirty   bool      // the lists hold more than is written
 	tryAt   time.Time // not before
 	err     error     // of the last attempt
+	left    int       // lists that are there, and for which it has no room
 }
 
 // pause is the time between two writings.
@@ -100,14 +105,33 @@ func (s *mountState) claim(l *list) {
 	key := l.historyKey()
 	l.past.ListRecord, l.past.projectedAt = s.kept.record.Lists[key], time.Time{}
 	delete(s.kept.record.Lists, key)
+	delete(s.released, key)
 }
 
-// release moves it back: of a list that is gone and may return.
-func (s *mountState) release(l *list) {
+// release moves it back, at an instant: of a list that is gone and may return.
+// Of too many, those not seen for longest are forgotten.
+func (s *mountState) release(l *list, at time.Time) {
+	if l.past.Mark == nil {
+		return // it was never measured
+	}
 	if s.kept.record.Lists == nil {
 		s.kept.record.Lists = map[string]crl.ListRecord{}
 	}
-	s.kept.record.Lists[l.historyKey()] = l.past.ListRecord
+	if s.released == nil {
+		s.released = map[string]time.Time{}
+	}
+	key, lists := l.historyKey(), s.kept.record.Lists
+	lists[key], s.released[key] = l.past.ListRecord, at
+	for len(lists) > goneKept {
+		oldest := key
+		for other, record := range lists {
+			if record.History.SeenAt().Before(lists[oldest].History.SeenAt()) {
+				oldest = other
+			}
+		}
+		delete(lists, oldest)
+		delete(s.released, oldest)
+	}
 }
 
 // remembered is the mount's record as of now.
@@ -126,60 +150,109 @@ func (w *Watch) save(ctx context.Context) {
 		return
 	}
 	for range keepAtOnce {
-		m, state := w.unsaved()
+		m, state := w.unsaved(false)
 		if state == nil || ctx.Err() != nil {
 			return
 		}
-		w.mu.Lock()
-		record := state.remembered()
-		k := state.kept
-		state.kept.dirty = false // what comes from now on is not in the record
-		w.mu.Unlock()
-		record.Mount = m.Name()
-		version, err := w.put(ctx, k, record)
+		err := w.write(ctx, m, state)
+		var record crl.HistoryRecord
+		var version string
 		var merged bool
 		if errors.Is(err, pki.ErrConflict) {
 			_, record, version, err = w.get(ctx, m)
 			merged = err == nil
 		}
 		w.mu.Lock()
-		k = state.kept
+		k := &state.kept
 		k.tryAt, k.err = w.o.Now().Add(w.pause()), err
 		k.dirty = k.dirty || err != nil || merged
-		if err == nil {
-			k.version = version
-		}
-		state.kept = k
 		if merged {
+			k.version = version
 			state.adopt(record)
 		}
 		w.mu.Unlock()
 	}
 }
 
-// unsaved is a mount whose record is due to be written, nil without one.
-func (w *Watch) unsaved() (pki.Mount, *mountState) {
+// Flush writes the records that have changed since they were last written, once
+// and for at most five seconds, whether or not ctx has ended: the last act of an
+// instance that has led, before another one counts from them. No unit may be
+// under way. A record that somebody else has written meanwhile is theirs, and is
+// left as it is.
+func (w *Watch) Flush(ctx context.Context) {
+	if w.o.State == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushWithin)
+	defer cancel()
+	for {
+		m, state := w.unsaved(true)
+		if state == nil || ctx.Err() != nil {
+			return
+		}
+		err := w.write(ctx, m, state)
+		if err != nil && !errors.Is(err, pki.ErrConflict) {
+			w.o.Log.Warn("CRL history was not written at the end: what was counted since it last was is counted again", "mount", m.Name(), "error", err)
+		}
+	}
+}
+
+// write writes a mount's record. What is found out while it does is not in it.
+func (w *Watch) write(ctx context.Context, m pki.Mount, state *mountState) error {
+	w.mu.Lock()
+	record := state.remembered()
+	present := map[string]bool{}
+	for _, l := range state.lists {
+		present[l.historyKey()] = true
+	}
+	k := state.kept
+	state.kept.dirty = false
+	w.mu.Unlock()
+	record.Mount = m.Name()
+	data, left, err := encode(record, present)
+	var version string
+	if err == nil {
+		version, err = w.o.State.Put(ctx, k.key, data, k.version)
+	}
+	if err != nil {
+		return fmt.Errorf("writing CRL history, state %q: %w", k.key, err)
+	}
+	if left != k.left {
+		w.o.Log.Info("CRL history has more lists than a record holds; the smallest are left out", "state", k.key, "left_out", left, "lists", len(present))
+	}
+	w.mu.Lock()
+	state.kept.version, state.kept.left = version, left
+	w.mu.Unlock()
+	return nil
+}
+
+// encode is a record as it is written, and how many of the lists that are
+// present it has no room for. Those that are gone make room first.
+func encode(record crl.HistoryRecord, present map[string]bool) (data []byte, left int, err error) {
+	data, dropped, err := record.Encode(crl.MaxHistoryRecord)
+	isPresent := func(key string) bool { return present[key] }
+	if err == nil && slices.ContainsFunc(dropped, isPresent) {
+		maps.DeleteFunc(record.Lists, func(key string, _ crl.ListRecord) bool { return !present[key] })
+		data, dropped, err = record.Encode(crl.MaxHistoryRecord)
+	}
+	for _, key := range dropped {
+		if present[key] {
+			left++
+		}
+	}
+	return data, left, err
+}
+
+// unsaved is a mount whose record is due to be written, or, at the end, has
+// changed at all; nil without one.
+func (w *Watch) unsaved(end bool) (pki.Mount, *mountState) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.o.Now()
 	for m, state := range w.mounts {
-		if k := state.kept; k.loaded && k.dirty && !now.Before(k.tryAt) {
+		if k := state.kept; k.loaded && k.dirty && (end || !now.Before(k.tryAt)) {
 			return m, state
 		}
 	}
 	return pki.Mount{}, nil
-}
-
-func (w *Watch) put(ctx context.Context, k kept, record crl.HistoryRecord) (version string, err error) {
-	data, dropped, err := record.Encode(crl.MaxHistoryRecord)
-	if err == nil {
-		if len(dropped) > 0 {
-			w.o.Log.Warn("CRL history has more lists than a record holds; those unseen for longest are left out", "state", k.key, "lists", len(dropped))
-		}
-		version, err = w.o.State.Put(ctx, k.key, data, k.version)
-	}
-	if err != nil {
-		return "", fmt.Errorf("writing CRL history, state %q: %w", k.key, err)
-	}
-	return version, nil
 }

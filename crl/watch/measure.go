@@ -80,7 +80,7 @@ func (w *Watch) measure(ctx context.Context, m pki.Mount, l *list, whole bool) e
 
 func (w *Watch) measureFull(ctx context.Context, m pki.Mount, l *list, whole bool) error {
 	w.mu.Lock()
-	issuer, known, mark := l.issuer, l.full.summary, l.past.Mark
+	issuer, known, mark, loss := l.issuer, l.full.summary, l.past.Mark, l.past.Loss
 	startedAt := w.o.Now()
 	since := l.full.since(startedAt)
 	if state := w.mounts[m]; whole || state == nil || !state.conditional {
@@ -89,6 +89,9 @@ func (w *Watch) measureFull(ctx context.Context, m pki.Mount, l *list, whole boo
 	w.mu.Unlock()
 
 	tally := crl.NewTally(mark, chance())
+	if loss != nil {
+		tally.Against(&loss.Before)
+	}
 	s, err := w.read(ctx, m, issuer, pki.CRLRequest{IssuerID: issuer.ID, Form: w.o.Fetch, IfModifiedSince: since}, tally)
 	if err == nil && s.Delta() {
 		err = fmt.Errorf("measuring CRL of %s: it is a delta CRL", subject(m, issuer))
@@ -103,9 +106,13 @@ func (w *Watch) measureFull(ctx context.Context, m pki.Mount, l *list, whole boo
 	case err != nil:
 		return err
 	default:
+		former := l.full.summary
 		accepted, changed := l.full.accept(s, startedAt)
+		if changed {
+			l.past.meet(former, s)
+		}
 		if accepted {
-			w.remember(m, l, mark, tally, changed)
+			w.remember(m, l, mark, loss, tally, changed)
 		}
 		if changed {
 			w.logChange(m, l)

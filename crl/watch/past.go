@@ -8,8 +8,12 @@ import (
 	"github.com/pkiwarden/pkiwarden/pki"
 )
 
-// forecastFor is how long a forecast is shown while its list stays the same.
-const forecastFor = 10 * time.Minute
+const (
+	// forecastFor is how long a forecast is shown while its list stays the same.
+	forecastFor = 10 * time.Minute
+	// aheadOf is by how much Vault's clock may be ahead of ours.
+	aheadOf = 5 * time.Minute
+)
 
 // past is what is remembered of former states of a list.
 type past struct {
@@ -17,49 +21,101 @@ type past struct {
 
 	changes crl.Changes // from the last list but one to the last
 	counted bool        // changes are known
+	suspect *suspect    // of these, until it is known how tidy works here
 
 	added, removed int64 // as far as this process has counted
 	counts         bool  // it has
 
 	highest      *big.Int  // CRL number, the highest that was seen
 	highestUntil time.Time // when the list that carried it ends
+	twin         *crl.Twin // another list with the number of the last
 
 	projection  crl.Projection
 	rate        crl.Rate // of revocations
 	projectedAt time.Time
 }
 
+// suspect is that entries were removed, perhaps before their time: that is
+// decided with the settings that are read after the list was.
+type suspect struct {
+	before  crl.Mark
+	list    crl.Summary
+	changes crl.Changes
+	at      time.Time // when the list was read
+}
+
 // remember adds the list that was just read whole to what is remembered of its
-// past. mark is that of the list before, with which tally has compared it. The
-// caller holds w.mu.
-func (w *Watch) remember(m pki.Mount, l *list, mark *crl.Mark, tally *crl.Tally, changed bool) {
+// past. mark is that of the list before, and loss what was missing from it, with
+// which tally has compared it. The caller holds w.mu.
+func (w *Watch) remember(m pki.Mount, l *list, mark *crl.Mark, loss *crl.Loss, tally *crl.Tally, changed bool) {
 	p, s := &l.past, l.full.summary
 	if p.Mark != mark {
 		// Two have read the list at once, and the other has compared it.
 		l.full.settled = false
 		return
 	}
+	state := w.mounts[m]
+	if since, known := tally.Since(*s); known && loss != nil && p.Loss == loss {
+		p.Loss = loss.After(since)
+	}
+	if !p.Loss.Current(w.o.Now()) {
+		p.Loss = nil
+	}
+	if p.Loss != loss && state != nil {
+		state.kept.dirty = true
+	}
 	changes, counted := tally.Changes(*s)
 	sample := p.History.Next(*s, l.full.at, mark, changes, counted)
 	p.follow(s, l.full.at)
 	added := p.History.Add(sample)
 	p.Issuer = l.issuer.Label()
-	mine := tally.Mark(*s)
-	p.Mark = &mine
+	// An old list that is served in place of a newer one is nothing to compare
+	// the next one with: what got lost in between would not be seen. But for a
+	// list from a future that was none.
+	if mine := tally.Mark(*s); !counted || !changes.Backwards || time.Unix(mark.ThisUpdate, 0).After(l.full.at.Add(aheadOf)) {
+		p.Mark = &mine
+	}
 	if counted && !changes.Backwards {
 		p.added, p.removed, p.counts = p.added+changes.Added, p.removed+changes.Removed, true
 	}
 	if changed {
 		p.changes, p.counted, p.projectedAt = changes, counted, time.Time{}
 	}
-	if state := w.mounts[m]; state != nil {
+	if state != nil {
 		if changed || added {
 			state.kept.dirty = true
 		}
-		if changed && changes.Removed > 0 {
-			state.settings.until = time.Time{} // tidy-status explains it
+		if changed && counted && !changes.Backwards && changes.Removed > 0 {
+			p.suspect = p.suspect.or(&suspect{before: *mark, list: *s, changes: changes, at: l.full.at})
+			state.settings.until, state.due = time.Time{}, w.o.Now() // tidy-status explains it
 		}
 	}
+}
+
+// or is the suspect that says more, where one waits already: that of which more
+// is gone.
+func (s *suspect) or(other *suspect) *suspect {
+	if s != nil && s.changes.Removed > other.changes.Removed {
+		return s
+	}
+	return other
+}
+
+// judge decides whether what was removed from a list was removed early, given
+// the smallest safety buffer by which a tidy may have gone since an instant.
+// What was found before stays, unless this is more.
+func (p *past) judge(buffer func(since time.Time) time.Duration) (found bool) {
+	if p.suspect == nil {
+		return false
+	}
+	s := p.suspect
+	p.suspect = nil
+	loss := crl.NewLoss(s.before, s.list, s.changes, buffer(time.Unix(s.before.ThisUpdate, 0)), s.at)
+	if loss == nil || p.Loss != nil && p.Loss.Missing > loss.Missing {
+		return false
+	}
+	p.Loss = loss
+	return true
 }
 
 // seen remembers that the list is still the current one.
@@ -67,7 +123,9 @@ func (w *Watch) seen(m pki.Mount, l *list) {
 	if l.past.Mark == nil {
 		return
 	}
-	sample := l.past.History.Next(*l.full.summary, l.full.at, l.past.Mark, crl.Changes{}, true)
+	// An old list that is served again is not the one that the mark is of.
+	older := crl.Changes{Backwards: l.past.Mark.ThisUpdate > l.full.summary.ThisUpdate.Unix()}
+	sample := l.past.History.Next(*l.full.summary, l.full.at, l.past.Mark, older, true)
 	if state := w.mounts[m]; l.past.History.Add(sample) && state != nil {
 		state.kept.dirty = true
 	}
@@ -80,10 +138,25 @@ func (p *past) follow(s *crl.Summary, now time.Time) {
 		return
 	}
 	if last, ok := p.History.Latest(); ok && p.highest == nil && last.Number > 0 {
-		p.highest, p.highestUntil = big.NewInt(last.Number), last.ThisUpdate.Add(s.NextUpdate.Sub(s.ThisUpdate))
+		former := crl.Summary{Number: big.NewInt(last.Number), ThisUpdate: last.ThisUpdate, NextUpdate: last.ThisUpdate.Add(s.NextUpdate.Sub(s.ThisUpdate))}
+		p.highest, p.highestUntil = former.Number, former.NextUpdate
+		if !former.ThisUpdate.Equal(s.ThisUpdate) {
+			p.meet(&former, s)
+		}
 	}
 	if p.highest == nil || s.Number.Cmp(p.highest) >= 0 || !now.Before(p.highestUntil) {
 		p.highest, p.highestUntil = s.Number, s.NextUpdate
+	}
+}
+
+// meet remembers a list that was replaced by another one with its number.
+func (p *past) meet(former, s *crl.Summary) {
+	if former == nil || former.Number == nil || s.Number == nil || former.Number.Cmp(s.Number) != 0 {
+		return
+	}
+	// Of two that are served in turns, the one that is valid for longer.
+	if t := p.twin; t == nil || t.Number.Cmp(s.Number) != 0 || former.NextUpdate.After(t.NextUpdate) {
+		p.twin = &crl.Twin{Number: former.Number, ThisUpdate: former.ThisUpdate, NextUpdate: former.NextUpdate}
 	}
 }
 

@@ -14,6 +14,8 @@ const (
 	settingsFor = 10 * time.Minute
 	// usageFor is how long an issuer's usage, or that it may not be read, is.
 	usageFor = time.Hour
+	// buffersKept is how many different safety buffers are remembered of a mount.
+	buffersKept = 16
 )
 
 // settings are what Vault says about a mount's lists, where it may be read.
@@ -73,7 +75,85 @@ func (w *Watch) readSettings(ctx context.Context, m pki.Mount, state *mountState
 		state.refusal = refusal{s.TooLarge, s.FinishedAt} // by a tidy, whoever asked for it
 	}
 	state.settings = read
+	state.noteBuffers(w.o.Tidy)
+	for _, l := range state.lists {
+		if l.past.judge(func(since time.Time) time.Duration { return state.buffer(w.o.Tidy, since) }) {
+			state.kept.dirty = true
+			w.logLoss(m, l)
+		}
+	}
 	return nil
+}
+
+func (w *Watch) logLoss(m pki.Mount, l *list) {
+	loss := l.past.Loss
+	w.o.Log.Warn("entries were removed from a CRL before their time", "mount", m.Name(), "issuer", l.issuer.Label(),
+		"missing", loss.Missing, "removed", loss.Removed, "safety_buffer", time.Duration(loss.Buffer)*time.Second, "assumed", loss.Assumed)
+}
+
+// buffersNow are the safety buffers by which a tidy that removes revocations may
+// go, as far as is known: that of the run that tidy-status tells of, that of the
+// mount's auto-tidy, and pkiwarden's own.
+func (s *mountState) buffersNow(own Tidying) map[time.Duration]time.Time {
+	buffers := map[time.Duration]time.Time{}
+	now := s.settings.readAt
+	if t := s.settings.status; t != nil && !t.StartedAt.IsZero() && t.RevokedCerts && t.SafetyBuffer > 0 {
+		buffers[t.SafetyBuffer] = now
+		if !t.FinishedAt.IsZero() {
+			buffers[t.SafetyBuffer] = t.FinishedAt
+		}
+	}
+	if a := s.settings.auto; a != nil && a.Enabled && a.RevokedCerts && a.SafetyBuffer > 0 {
+		buffers[a.SafetyBuffer] = now
+	}
+	if own.Every > 0 && own.SafetyBuffer > 0 {
+		buffers[own.SafetyBuffer] = now
+	}
+	return buffers
+}
+
+// noteBuffers remembers until when each was in force: tidy-status tells of the
+// last run alone, and forgets it when Vault restarts.
+func (s *mountState) noteBuffers(own Tidying) {
+	if s.buffers == nil {
+		s.buffers = map[time.Duration]time.Time{}
+	}
+	for buffer, until := range s.buffersNow(own) {
+		if until.After(s.buffers[buffer]) {
+			s.buffers[buffer] = until
+		}
+	}
+	for len(s.buffers) > buffersKept {
+		var oldest time.Duration
+		for buffer, until := range s.buffers {
+			if at, found := s.buffers[oldest]; !found || until.Before(at) {
+				oldest = buffer
+			}
+		}
+		delete(s.buffers, oldest)
+	}
+}
+
+// buffer is the smallest safety buffer that a tidy since an instant may have
+// gone by, as far as is known; 0 where none is. A list is dated when it is done:
+// what tidy did while it was being built is after it.
+func (s *mountState) buffer(own Tidying, since time.Time) time.Duration {
+	const building = time.Hour
+	var smallest time.Duration
+	consider := func(buffer time.Duration) {
+		if smallest == 0 || buffer < smallest {
+			smallest = buffer
+		}
+	}
+	for buffer := range s.buffersNow(own) {
+		consider(buffer)
+	}
+	for buffer, until := range s.buffers {
+		if !until.Before(since.Add(-building)) {
+			consider(buffer)
+		}
+	}
+	return smallest
 }
 
 // compareCounts holds Vault's own count of revocations, where it keeps one that

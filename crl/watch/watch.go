@@ -112,6 +112,7 @@ type Watch struct {
 	walkErr    error
 	namespaces map[string]*namespaceState
 	mounts     map[pki.Mount]*mountState
+	gone       map[pki.Mount]goneMount
 	limit      crl.Limit
 	asked      bool  // limit has been asked for
 	away       error // Vault as a whole could not be asked
@@ -124,6 +125,11 @@ type namespaceState struct {
 	name    string
 	err     error // of looking for its mounts
 	refused []pki.RefusedMount
+
+	looked   bool     // into it, at least once
+	shown    int      // PKI mounts
+	names    []string // of some of them
+	selected int      // by the patterns
 }
 
 // mountState is what is remembered of a mount that is watched.
@@ -136,8 +142,10 @@ type mountState struct {
 	keyless     bool    // an issuer has no key here: what it revoked is in no list
 	err         error   // of listing them
 	settings    settings
+	buffers     map[time.Duration]time.Time // safety buffers of tidies, and until when each was in force
 	refusal     refusal
 	kept        kept
+	released    map[string]time.Time // lists that are gone, by historyKey, and when they were missed
 	fleet       schedule
 	fleetErr    error
 }
@@ -192,7 +200,7 @@ func New(o Options) (*Watch, error) {
 	if o.Report == nil {
 		o.Report = func([]crl.Finding) {}
 	}
-	w := &Watch{o: o, namespaces: map[string]*namespaceState{}, mounts: map[pki.Mount]*mountState{}}
+	w := &Watch{o: o, namespaces: map[string]*namespaceState{}, mounts: map[pki.Mount]*mountState{}, gone: map[pki.Mount]goneMount{}}
 	if o.Registerer != nil {
 		if err := o.Registerer.Register(w); err != nil {
 			return nil, fmt.Errorf("making CRL watch: %w", err)

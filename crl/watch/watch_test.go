@@ -190,7 +190,7 @@ func TestFailuresKeepValues(t *testing.T) {
 		{"connection lost", "unknown crl-unreadable: mount pki, issuer ca", "connection refused", serving(func(der []byte) io.Reader {
 			return io.MultiReader(bytes.NewReader(der[:100]), iotest.ErrReader(down))
 		})},
-		{"too large", "unknown crl-unreadable: mount pki, issuer ca", "too large", serving(func(der []byte) io.Reader {
+		{"too large", "critical crl-unreadable: mount pki, issuer ca", "too large; crl.maxBytes 268435456; limit 1000000 bytes", serving(func(der []byte) io.Reader {
 			return strings.NewReader("\x30\x84\x7f\xff\xff\xff\x30")
 		})},
 		{"changed", "critical crl-signature-invalid: mount pki, issuer ca", "not signed by this issuer", serving(func(der []byte) io.Reader {

@@ -44,6 +44,7 @@ type mount struct {
 	issuers []*issuer
 	err     error
 	tuned   bool
+	hidden  bool
 	config  pki.CRLConfig
 	status  pki.TidyStatus
 	auto    pki.AutoTidy
@@ -60,6 +61,10 @@ type issuer struct {
 	err    error
 	serve  func([]byte) io.Reader
 	unused bool // its usage does not include crl-signing
+	hidden bool
+
+	revoked []x509.RevocationListEntry // what Publish lists
+	serial  int64                      // of the last
 }
 
 // Mount adds a mount.
@@ -76,6 +81,22 @@ func (v *Vault) Unmount(m pki.Mount) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.mounts = slices.DeleteFunc(v.mounts, func(x *mount) bool { return x.Mount == m })
+}
+
+// Hide keeps a mount from being listed, as a policy without a right on it does.
+func (v *Vault) Hide(m pki.Mount, on bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.find(m).hidden = on
+}
+
+// Move gives a mount another path.
+func (v *Vault) Move(m pki.Mount, path string) pki.Mount {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	x := v.find(m)
+	x.Path = path
+	return x.Mount
 }
 
 // IssuerOptions describe an issuer that is not the usual one.
@@ -120,6 +141,13 @@ func (v *Vault) Issuer(m pki.Mount, name string, o IssuerOptions) crypto.Signer 
 	return o.Key
 }
 
+// HideIssuer deletes an issuer so that it can be had again as it was.
+func (v *Vault) HideIssuer(m pki.Mount, name string, on bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.issuer(m, name).hidden = on
+}
+
 // RemoveIssuer removes an issuer.
 func (v *Vault) RemoveIssuer(m pki.Mount, name string) {
 	v.mu.Lock()
@@ -128,14 +156,22 @@ func (v *Vault) RemoveIssuer(m pki.Mount, name string) {
 	from.issuers = slices.DeleteFunc(from.issuers, func(i *issuer) bool { return i.Name == name })
 }
 
-// Publish builds the issuer's list anew, with so many entries.
+// Publish builds the issuer's list anew, with so many entries: those of the list
+// before and, where they are more, others that were revoked in the last seconds;
+// where they are fewer, the oldest are gone.
 func (v *Vault) Publish(m pki.Mount, name string, entries int, thisUpdate, nextUpdate time.Time) {
-	template := &x509.RevocationList{ThisUpdate: thisUpdate, NextUpdate: nextUpdate}
-	for n := range entries {
-		template.RevokedCertificateEntries = append(template.RevokedCertificateEntries,
-			x509.RevocationListEntry{SerialNumber: big.NewInt(int64(1<<40 + n)), RevocationTime: thisUpdate.Add(-time.Duration(n) * time.Second)})
+	v.mu.Lock()
+	i := v.issuer(m, name)
+	i.revoked = i.revoked[max(0, len(i.revoked)-entries):]
+	for n := entries - len(i.revoked); n > 0; n-- {
+		i.serial++
+		i.revoked = append(i.revoked, x509.RevocationListEntry{
+			SerialNumber: big.NewInt(1<<40 + i.serial), RevocationTime: thisUpdate.Add(-time.Duration(n-1) * time.Second),
+		})
 	}
-	v.Build(m, name, template)
+	revoked := slices.Clone(i.revoked)
+	v.mu.Unlock()
+	v.Build(m, name, &x509.RevocationList{ThisUpdate: thisUpdate, NextUpdate: nextUpdate, RevokedCertificateEntries: revoked})
 }
 
 // Build signs a list for the issuer; its number is the next one unless it has
@@ -290,7 +326,7 @@ func (v *Vault) MountsIn(_ context.Context, namespace string) (pki.Discovery, er
 	}
 	found := pki.Discovery{Conditional: map[pki.Mount]bool{}, Refused: v.refused}
 	for _, m := range v.mounts {
-		if m.Namespace == namespace {
+		if m.Namespace == namespace && !m.hidden {
 			found.Mounts = append(found.Mounts, m.Mount)
 			found.Conditional[m.Mount] = m.tuned
 		}
@@ -303,13 +339,18 @@ func (v *Vault) Issuers(_ context.Context, m pki.Mount) ([]pki.Issuer, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.count("issuers")
-	from := v.find(m)
+	from, err := v.served(m)
+	if err != nil {
+		return nil, err
+	}
 	if err := cmp.Or(v.away, from.err); err != nil {
 		return nil, err
 	}
 	var all []pki.Issuer
 	for _, i := range from.issuers {
-		all = append(all, i.Issuer)
+		if !i.hidden {
+			all = append(all, i.Issuer)
+		}
 	}
 	return all, nil
 }
@@ -318,7 +359,10 @@ func (v *Vault) Issuers(_ context.Context, m pki.Mount) ([]pki.Issuer, error) {
 func (v *Vault) CRL(_ context.Context, m pki.Mount, q pki.CRLRequest) (io.ReadCloser, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	from := v.find(m)
+	from, err := v.served(m)
+	if err != nil {
+		return nil, err
+	}
 	at := slices.IndexFunc(from.issuers, func(i *issuer) bool { return i.ID == q.IssuerID })
 	if at < 0 {
 		return nil, fmt.Errorf("no issuer %s", q.IssuerID)
@@ -362,7 +406,8 @@ func (v *Vault) CRLConfig(_ context.Context, m pki.Mount) (pki.CRLConfig, error)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.count("config")
-	return v.find(m).config, cmp.Or(v.away, v.find(m).denied)
+	from, err := v.served(m)
+	return from.config, cmp.Or(v.away, err, from.denied)
 }
 
 // TidyStatus implements watch.Vault.
@@ -370,7 +415,8 @@ func (v *Vault) TidyStatus(_ context.Context, m pki.Mount) (pki.TidyStatus, erro
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.count("status")
-	return v.find(m).status, cmp.Or(v.away, v.find(m).denied)
+	from, err := v.served(m)
+	return from.status, cmp.Or(v.away, err, from.denied)
 }
 
 // SetAutoTidy is what the mount's config/auto-tidy is.
@@ -385,7 +431,8 @@ func (v *Vault) AutoTidy(_ context.Context, m pki.Mount) (pki.AutoTidy, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.count("auto")
-	return v.find(m).auto, cmp.Or(v.away, v.find(m).denied)
+	from, err := v.served(m)
+	return from.auto, cmp.Or(v.away, err, from.denied)
 }
 
 // MaySignCRLs implements watch.Vault.
@@ -393,7 +440,10 @@ func (v *Vault) MaySignCRLs(_ context.Context, m pki.Mount, id string) (bool, er
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.count("usage")
-	from := v.find(m)
+	from, err := v.served(m)
+	if err != nil {
+		return false, err
+	}
 	at := slices.IndexFunc(from.issuers, func(i *issuer) bool { return i.ID == id })
 	return !from.issuers[at].unused, cmp.Or(v.away, from.denied)
 }
@@ -403,6 +453,16 @@ func (v *Vault) Storage(context.Context) (crl.Storage, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.storage, v.storageErr
+}
+
+// served is the mount that answers a request, or the error of one that is not
+// there.
+func (v *Vault) served(m pki.Mount) (*mount, error) {
+	at := slices.IndexFunc(v.mounts, func(x *mount) bool { return x.Mount == m })
+	if at < 0 {
+		return &mount{}, fmt.Errorf("no handler for route %s/", m.Path)
+	}
+	return v.mounts[at], nil
 }
 
 func (v *Vault) find(m pki.Mount) *mount {
