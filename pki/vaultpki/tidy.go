@@ -34,27 +34,6 @@ func (v *Vault) CRLConfig(ctx context.Context, m pki.Mount) (pki.CRLConfig, erro
 	}, nil
 }
 
-// AutoTidy is the mount's config/auto-tidy.
-func (v *Vault) AutoTidy(ctx context.Context, m pki.Mount) (pki.AutoTidy, error) {
-	var c struct {
-		Enabled      bool    `json:"enabled"`
-		Interval     seconds `json:"interval_duration"`
-		SafetyBuffer seconds `json:"safety_buffer"`
-		CertStore    bool    `json:"tidy_cert_store"`
-		RevokedCerts bool    `json:"tidy_revoked_certs"`
-	}
-	if err := v.read(ctx, get(m, "config/auto-tidy"), &c); err != nil {
-		return pki.AutoTidy{}, fmt.Errorf("reading auto-tidy configuration of mount %s: %w", m.Name(), err)
-	}
-	return pki.AutoTidy{
-		Enabled:      c.Enabled,
-		Interval:     time.Duration(c.Interval),
-		SafetyBuffer: time.Duration(c.SafetyBuffer),
-		CertStore:    c.CertStore,
-		RevokedCerts: c.RevokedCerts,
-	}, nil
-}
-
 // TidyStatus is the mount's tidy-status. Vault's active node keeps it in
 // memory: after a restart or a failover it is Inactive, whatever ran before.
 func (v *Vault) TidyStatus(ctx context.Context, m pki.Mount) (pki.TidyStatus, error) {
