@@ -134,10 +134,17 @@ func (w *Watch) lookAhead(o *crl.Observation, state *mountState, l *list) {
 	if room, known := crl.Headroom(latest, o.Limit, fleet); known {
 		o.Headroom = &room
 	}
+	o.Steady = crl.SteadyState(latest, w.growth(state, l), o.Limit)
+}
+
+// growth is what the steady state of a list follows from. The caller holds w.mu.
+func (w *Watch) growth(state *mountState, l *list) crl.SteadyInputs {
 	tidying := state.settings.tidying(w.o.Tidy)
-	o.Steady = crl.SteadyState(latest, crl.SteadyInputs{
-		Revocations: l.past.rate, RemainingLife: fleet.RemainingLife, SafetyBuffer: tidying.SafetyBuffer, TidyInterval: tidying.Every,
-	}, o.Limit)
+	in := crl.SteadyInputs{Revocations: l.past.rate, SafetyBuffer: tidying.SafetyBuffer, TidyInterval: tidying.Every}
+	if w.o.Fleet != nil {
+		in.RemainingLife = w.o.Fleet.Fleet(state.mount, l.issuer.Certificate).RemainingLife
+	}
+	return in
 }
 
 // limitOf is the limit of the lists of one mount.

@@ -476,6 +476,18 @@ func TestSteady(t *testing.T) {
 		if !strings.Contains(b.findings[0].Evidence, "beyond the limit") {
 			t.Error(b.findings[0].Evidence)
 		}
+		// Whoever decides about tidy gets the same with the lists.
+		lists, ok := b.watch.Latest(m)
+		if !ok || len(lists) != 1 {
+			t.Fatalf("%d lists, %t", len(lists), ok)
+		}
+		growth, ahead := lists[0].Growth, lists[0].Projection
+		if growth.Revocations.PerDay != 72 || growth.RemainingLife != life || growth.SafetyBuffer != 72*time.Hour || growth.TidyInterval != 12*time.Hour {
+			t.Errorf("growth %+v", growth)
+		}
+		if !ahead.GrowthKnown || ahead.EntriesPerDay < 70 || ahead.EntriesPerDay > 74 {
+			t.Errorf("projection %+v", ahead)
+		}
 		f.RemainingLife = 0
 		if err := b.run(time.Minute); err != nil {
 			t.Fatal(err)

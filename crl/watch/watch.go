@@ -268,7 +268,7 @@ func (w *Watch) Measure(ctx context.Context, m pki.Mount) ([]pki.CRL, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.limit, w.asked = limit, true
-	return state.crls(w.limitOf(state)), nil
+	return w.crls(state), nil
 }
 
 // Latest are the last measurements of the mount's lists, false unless each was
@@ -285,7 +285,7 @@ func (w *Watch) Latest(m pki.Mount) ([]pki.CRL, bool) {
 			return nil, false
 		}
 	}
-	return state.crls(w.limitOf(state)), true
+	return w.crls(state), true
 }
 
 // none tells whether Vault says that there is no list, and always did.
@@ -293,12 +293,17 @@ func (l *list) none() bool {
 	return l.full.summary == nil && errors.Is(l.full.err, pki.ErrNoCRL)
 }
 
-// crls are the lists that were measured.
-func (s *mountState) crls(limit crl.Limit) []pki.CRL {
+// crls are the lists that were measured, with what their history says. The
+// caller holds w.mu.
+func (w *Watch) crls(s *mountState) []pki.CRL {
+	limit := w.limitOf(s)
 	var all []pki.CRL
 	for _, l := range s.lists {
 		if l.full.summary != nil {
-			all = append(all, pki.CRL{Mount: s.mount, Issuer: l.issuer, Summary: *l.full.summary, Limit: limit, MeasuredAt: l.full.at})
+			all = append(all, pki.CRL{
+				Mount: s.mount, Issuer: l.issuer, Summary: *l.full.summary, Limit: limit, MeasuredAt: l.full.at,
+				Projection: l.past.projection, Growth: w.growth(s, l),
+			})
 		}
 	}
 	return all
