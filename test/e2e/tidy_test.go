@@ -139,14 +139,24 @@ func (v *tidyVault) Latest(pki.Mount) ([]pki.CRL, bool) { return nil, false }
 
 func (v *tidyVault) tidier(state tidier.State) *tidier.Tidier {
 	v.t.Helper()
-	tr, err := tidier.New(tidier.Options{
+	return v.newTidier(v.options(state))
+}
+
+// options are those of a tidier whose periods of days take seconds.
+func (v *tidyVault) options(state tidier.State) tidier.Options {
+	return tidier.Options{
 		Vault: v.vault, CRLs: v, State: state, Identity: "test",
 		Policy: pki.Policy{
 			SafetyBuffer: time.Second, AllowShortSafetyBuffer: true,
 			Trigger: pki.Trigger{ReclaimableShare: 0.2}, CertStore: true, Rotate: true,
 			Pause: 2 * time.Millisecond, Settle: time.Nanosecond,
 		},
-	})
+	}
+}
+
+func (v *tidyVault) newTidier(o tidier.Options) *tidier.Tidier {
+	v.t.Helper()
+	tr, err := tidier.New(o)
 	must(v.t, err)
 	return tr
 }
