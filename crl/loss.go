@@ -131,12 +131,12 @@ func removedEarly(o Observation, _ Thresholds, now time.Time) (Finding, bool) {
 	if !l.Current(now) {
 		return Finding{}, false
 	}
-	day := func(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }
+	instant := func(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }
 	buffer := time.Duration(l.Buffer) * time.Second
 	f := Finding{
 		Severity: Critical,
 		Summary:  fmt.Sprintf("At least %d entries were removed from the CRL before their certificates can have expired: to clients these are good again.", l.Missing),
-		Evidence: fmt.Sprintf("the CRL of %s had %d entries fewer and %d more than that of %s, and they have not come back; ", day(l.At), l.Removed, l.Added, day(l.Before.ThisUpdate)),
+		Evidence: fmt.Sprintf("the CRL of %s had %d entries fewer and %d more than that of %s, and %d have not come back; ", instant(l.At), l.Removed, l.Added, instant(l.Before.ThisUpdate), l.Missing),
 		Remedy: "Compare the lists (pkiwarden crl diff --serials OLD NEW). See whether an issuer was deleted, imported or made the default, whether config/crl disable was set, or whether Vault was restored from a backup; " +
 			"then revoke those certificates again. The finding ends when the entries are back, or a day after they were missed.",
 		Citation: "RFC 5280 section 3.3: an entry must not be removed until it appears on one regularly scheduled CRL issued beyond the revoked certificate's validity period",

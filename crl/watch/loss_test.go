@@ -207,6 +207,15 @@ func TestRemovedEarlyStays(t *testing.T) {
 		b.step(3*time.Minute, early)
 		b.wantText("At least 5 entries")
 	})
+	run("a tidy with another buffer just now", func(b *lossBench) {
+		ran := pki.TidyStatus{State: pki.TidyFinished, StartedAt: time.Now(), FinishedAt: time.Now(), RevokedCerts: true, SafetyBuffer: time.Second}
+		b.vault.Set(b.mount, pki.CRLConfig{AutoRebuild: true}, ran, nil)
+		b.build(at(time.Hour, 9))
+		for range 180 { // at no moment is it judged by what is no longer so
+			b.step(time.Second)
+		}
+		b.wantSeries("pkiwarden_crl_entries", "issuer=ca,mount=pki 9")
+	})
 	run("a tidy that Vault has forgotten", func(b *lossBench) {
 		b.vault.SetAutoTidy(b.mount, pki.AutoTidy{})
 		short := pki.TidyStatus{State: pki.TidyFinished, StartedAt: time.Now(), FinishedAt: time.Now(), RevokedCerts: true, SafetyBuffer: time.Minute}

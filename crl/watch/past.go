@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"bytes"
 	"math/big"
 	"time"
 
@@ -41,7 +42,7 @@ type suspect struct {
 	before  crl.Mark
 	list    crl.Summary
 	changes crl.Changes
-	at      time.Time // when the list was read
+	at      time.Time // when the list had been read
 }
 
 // remember adds the list that was just read whole to what is remembered of its
@@ -85,9 +86,17 @@ func (w *Watch) remember(m pki.Mount, l *list, mark *crl.Mark, loss *crl.Loss, t
 		if changed || added {
 			state.kept.dirty = true
 		}
+		if c := state.settings.config; changed && c != nil && c.Disabled {
+			state.settings.until = time.Time{} // of a disabled list there is none
+		}
 		if changed && counted && !changes.Backwards && changes.Removed > 0 {
-			p.suspect = p.suspect.or(&suspect{before: *mark, list: *s, changes: changes, at: l.full.at})
-			state.settings.until, state.due = time.Time{}, w.o.Now() // tidy-status explains it
+			now := w.o.Now()
+			p.suspect = p.suspect.or(&suspect{before: *mark, list: *s, changes: changes, at: now})
+			// tidy-status explains it, and that of many lists at once.
+			state.settings.until = time.Time{}
+			if soon := now.Add(w.o.Interval / 6); soon.Before(state.due) {
+				state.due = soon
+			}
 		}
 	}
 }
@@ -102,10 +111,10 @@ func (s *suspect) or(other *suspect) *suspect {
 }
 
 // judge decides whether what was removed from a list was removed early, given
-// the smallest safety buffer by which a tidy may have gone since an instant.
-// What was found before stays, unless this is more.
-func (p *past) judge(buffer func(since time.Time) time.Duration) (found bool) {
-	if p.suspect == nil {
+// the smallest safety buffer by which a tidy may have gone since an instant, as
+// Vault told when it was asked. What was found before stays, unless this is more.
+func (p *past) judge(asked time.Time, buffer func(since time.Time) time.Duration) (found bool) {
+	if p.suspect == nil || asked.Before(p.suspect.at) {
 		return false
 	}
 	s := p.suspect
@@ -153,6 +162,9 @@ func (p *past) follow(s *crl.Summary, now time.Time) {
 func (p *past) meet(former, s *crl.Summary) {
 	if former == nil || former.Number == nil || s.Number == nil || former.Number.Cmp(s.Number) != 0 {
 		return
+	}
+	if former.Digest != nil && bytes.Equal(former.Digest, s.Digest) {
+		return // signed anew
 	}
 	// Of two that are served in turns, the one that is valid for longer.
 	if t := p.twin; t == nil || t.Number.Cmp(s.Number) != 0 || former.NextUpdate.After(t.NextUpdate) {

@@ -43,7 +43,8 @@ type usage struct {
 // needs it says so.
 func (w *Watch) readSettings(ctx context.Context, m pki.Mount, state *mountState) error {
 	w.mu.Lock()
-	fresh := w.o.Now().Before(state.settings.until)
+	asked := w.o.Now()
+	fresh := asked.Before(state.settings.until)
 	w.mu.Unlock()
 	if fresh {
 		return nil
@@ -77,9 +78,12 @@ func (w *Watch) readSettings(ctx context.Context, m pki.Mount, state *mountState
 	state.settings = read
 	state.noteBuffers(w.o.Tidy)
 	for _, l := range state.lists {
-		if l.past.judge(func(since time.Time) time.Duration { return state.buffer(w.o.Tidy, since) }) {
+		if l.past.judge(asked, func(since time.Time) time.Duration { return state.buffer(w.o.Tidy, since) }) {
 			state.kept.dirty = true
 			w.logLoss(m, l)
+		}
+		if l.past.suspect != nil { // it was read while Vault was asked
+			state.settings.until = time.Time{}
 		}
 	}
 	return nil

@@ -208,3 +208,72 @@ func TestWatchOldVault(t *testing.T) {
 	eventually(t, ctx, 30*time.Second, "the list is measured", measures(pod, p, 1048445))
 	noSecrets(t, ctx, w, pod)
 }
+
+// Nothing that is watched goes away in silence: no mount at first, a CRL that
+// loses its entries, a mount that is disabled. What was lost is still said after
+// a restart, and what was counted is not counted again.
+func TestWatchSaysWhatIsGone(t *testing.T) {
+	ctx, w, pod := running(t, servers.VaultOptions{Storage: servers.RaftStorage{}}, nil)
+	client := w.Vault.Client()
+	const entries, added = `pkiwarden_crl_entries{issuer="root",mount="pki"}`, `pkiwarden_crl_entries_added_total{issuer="root",mount="pki"}`
+	const warning, unknown = "warning", "unknown"
+	found := func(on *world.Pod, what, rule, severity string, n float64) {
+		t.Helper()
+		eventually(t, ctx, 60*time.Second, what, func(ctx context.Context) error {
+			value, err := on.Metric(ctx, finding(rule, severity))
+			if errors.Is(err, world.ErrAbsent) {
+				value, err = 0, nil
+			}
+			if err == nil && value != n {
+				err = fmt.Errorf("%s is %v", finding(rule, severity), value)
+			}
+			return err
+		})
+	}
+	found(pod, "there is no mount", "crl-no-mount", unknown, 1)
+	p, err := w.EnablePKI(ctx, world.PKIOptions{MaxTTL: time.Hour})
+	must(t, err)
+	for i := range 3 {
+		must(t, p.IssueAndRevoke(ctx, fmt.Sprintf("pod-%d.example.internal", i)))
+	}
+	eventually(t, ctx, 30*time.Second, "the list is measured", metricIs(pod, entries, 3))
+	found(pod, "there is a mount", "crl-no-mount", unknown, 0)
+	found(pod, "nothing was lost", "crl-removed-early", warning, 0)
+
+	configure := func(disable bool) {
+		t.Helper()
+		_, err := client.Logical().WriteWithContext(ctx, "pki/config/crl", map[string]any{"disable": disable})
+		must(t, err)
+	}
+	configure(true)
+	eventually(t, ctx, 30*time.Second, "the empty list is measured", metricIs(pod, entries, 0))
+	found(pod, "the entries are missed", "crl-removed-early", warning, 1)
+	found(pod, "the reason is said", "crl-disabled", warning, 1)
+	must(t, pod.Stop(ctx))
+	second, err := w.StartPod(ctx, world.PodOptions{Name: "vault-1"})
+	must(t, err)
+	eventually(t, ctx, 60*time.Second, "another instance measures", metricIs(second, entries, 0))
+	found(second, "it knows what is missing", "crl-removed-early", warning, 1)
+	configure(false)
+	eventually(t, ctx, 30*time.Second, "the list is whole again", metricIs(second, entries, 3))
+	found(second, "nothing is missing", "crl-removed-early", warning, 0)
+	found(second, "nor disabled", "crl-disabled", warning, 0)
+
+	before, err := second.Metric(ctx, added)
+	must(t, err)
+	for i := range 2 {
+		must(t, p.IssueAndRevoke(ctx, fmt.Sprintf("more-%d.example.internal", i)))
+	}
+	eventually(t, ctx, 30*time.Second, "two more are counted", metricIs(second, added, before+2))
+	must(t, second.Stop(ctx))
+	must(t, p.IssueAndRevoke(ctx, "away.example.internal"))
+	third, err := w.StartPod(ctx, world.PodOptions{Name: "vault-2"})
+	must(t, err)
+	eventually(t, ctx, 60*time.Second, "a third instance measures", metricIs(third, entries, 6))
+	must(t, metricIs(third, added, 1)(ctx))
+
+	must(t, client.Sys().UnmountWithContext(ctx, "pki"))
+	found(third, "the mount is missed", "crl-vanished", unknown, 1)
+	found(third, "it was the only one", "crl-no-mount", unknown, 1)
+	noSecrets(t, ctx, w, pod, second, third)
+}
