@@ -17,6 +17,7 @@ import (
 	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -298,6 +299,7 @@ func FuzzScanPEM(f *testing.F) {
 	block := pemBlock("X509 CRL", a.sign(f, listOf(2)))
 	f.Add([]byte(block))
 	f.Add([]byte("text\n" + pemBlock("CERTIFICATE", []byte("x")) + block + "text"))
+	f.Add([]byte(strings.Replace(block, "M", "\r\fM", 1)))
 	f.Add([]byte("-----BEGIN CRL-----\nA: b\n\nMA==\n-----END CRL-----"))
 	eachOfCorpora(f, func(text []byte) {
 		if bytes.Contains(text, []byte(pemBegin)) {

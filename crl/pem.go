@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 )
 
 const (
@@ -168,6 +170,10 @@ func (p *pemReader) endOfBody(piece []byte, at int64) error {
 	return nil
 }
 
+// pemSpaces are the white space within a line that encoding/pem skips: no form
+// feed, nor what Unicode has.
+const pemSpaces = " \t\r"
+
 // body decodes one piece of base64. White space has no meaning, and lines with
 // a colon before the first group are header fields (RFC 1421 section 4.4).
 func (p *pemReader) body(piece []byte, at int64) error {
@@ -175,8 +181,8 @@ func (p *pemReader) body(piece []byte, at int64) error {
 		return nil
 	}
 	p.begun = p.begun || len(piece) > 0
-	if bytes.ContainsAny(piece, " \t\r") {
-		piece = bytes.Join(bytes.Fields(piece), nil)
+	if bytes.ContainsAny(piece, pemSpaces) {
+		piece = slices.DeleteFunc(piece, func(o byte) bool { return strings.IndexByte(pemSpaces, o) >= 0 })
 	}
 	if p.padded && len(piece) > 0 {
 		return &SyntaxError{PEM: true, Offset: at, Want: p.endLine + " after the padding", Got: quote(piece)}

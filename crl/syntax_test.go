@@ -319,6 +319,8 @@ func TestScanPEM(t *testing.T) {
 		"ends mixed":        {strings.Replace(block, "END X509 CRL-", "END CRL-", 1), `expected -----END X509 CRL-----, got "-----END CRL-----"`},
 		"labels mixed":      {block + strings.ReplaceAll(block, " X509 CRL-", " CRL-"), "expected one list, got a second PEM block"},
 		"no base64":         {begin + "MII*\n" + end, `at byte 28 of the PEM input: expected base64, got "*"`},
+		"form feed":         {strings.Replace(ragged, "\t", "\f", 1), "of the PEM input: expected base64, got 0x0c"},
+		"other spaces":      {strings.Replace(ragged, "\t", "\u00a0", 1), "of the PEM input: expected base64, got 0xc2a0"},
 		"short group":       {begin + "MIIBB\n" + end, "at byte 31 of the PEM input: expected base64 in groups of four characters, got 1 left over"},
 		"after the padding": {begin + "MA==\nMAAA\n" + end, `at byte 30 of the PEM input: expected -----END X509 CRL----- after the padding, got "MAAA"`},
 		"cut inside":        {cut + end, "in the DER of the PEM block: at byte 48: expected"},
