@@ -26,6 +26,7 @@ import (
 type tidyVault struct {
 	t      *testing.T
 	ctx    context.Context
+	set    *servers.Set
 	server *servers.Vault
 	vault  *vaultpki.Vault
 	mount  pki.Mount
@@ -35,9 +36,10 @@ func startTidyVault(t *testing.T, o servers.VaultOptions, autoRebuild bool) *tid
 	t.Helper()
 	ctx := serverstest.Context(t)
 	o.Storage = servers.RaftStorage{}
-	server, err := serverstest.New(t).StartVault(ctx, o)
+	set := serverstest.New(t)
+	server, err := set.StartVault(ctx, o)
 	must(t, err)
-	v := &tidyVault{t: t, ctx: ctx, server: server}
+	v := &tidyVault{t: t, ctx: ctx, set: set, server: server}
 	must(t, server.Client().Sys().MountWithContext(ctx, "pki", &api.MountInput{Type: "pki", Config: api.MountConfigInput{MaxLeaseTTL: "1h"}}))
 	v.write("pki/root/generate/internal", map[string]any{"common_name": "root", "key_type": "ec", "key_bits": 256, "issuer_name": "root", "ttl": "1h"})
 	v.write("pki/roles/brief", map[string]any{"allow_any_name": true, "enforce_hostnames": false, "key_type": "ec", "key_bits": 256, "max_ttl": "5s"})
