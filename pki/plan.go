@@ -216,7 +216,7 @@ func trigger(o Observation, p Policy, e Estimate, now time.Time) (bool, string) 
 	if t.AtLeastEvery > 0 {
 		last := lastFull(o, p)
 		switch {
-		case last.IsZero() && e.High > 0:
+		case last.IsZero() && e.Most() > 0:
 			return true, fmt.Sprintf("no run is known, and one is wanted at least every %s; %s", t.AtLeastEvery, e.words())
 		case last.IsZero():
 			last = o.Record.WatchedSince

@@ -32,7 +32,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}, []string{"mount", "result"}),
 		effective:   gauge("tidy_last_effective_timestamp_seconds", "When the last tidy ended that made a CRL smaller, as measured."),
 		next:        gauge("tidy_next_timestamp_seconds", "When the next tidy is due at the earliest by what is known now; absent when unknown or switched off."),
-		reclaimable: gauge("crl_reclaimable_entries", "Entries that a tidy would surely remove from the mount's CRLs now: a lower bound; absent when unknown."),
+		reclaimable: gauge("crl_reclaimable_entries", "Entries that a tidy would remove from the mount's CRLs now: the best guess where certificates were read for it, else a lower bound; absent when unknown."),
 		running:     gauge("tidy_running", "1 while Vault tidies the mount, whoever asked for it, 0 while it does not; absent when unknown."),
 	}
 	if r == nil {
@@ -95,8 +95,8 @@ func (m *metrics) publish(views []*view, policy pki.Policy, now time.Time) {
 		if at := v.record.EffectiveAt; !at.IsZero() {
 			m.effective.WithLabelValues(name).Set(unix(at))
 		}
-		if v.observation.CRLs != nil && v.decision.Estimate.LowKnown {
-			m.reclaimable.WithLabelValues(name).Set(float64(v.decision.Estimate.Low))
+		if e := v.decision.Estimate; v.observation.CRLs != nil && (e.LowKnown || e.Sampled()) {
+			m.reclaimable.WithLabelValues(name).Set(float64(e.Likely))
 		}
 		next := v.decision.Until
 		if v.decision.Verdict == pki.RunNow {

@@ -81,7 +81,8 @@ func (s *survey) otherRun(m pki.Mount) string {
 }
 
 // look observes one mount, reads its record and plans by p. Lists are measured
-// now where fresh is true or none is remembered.
+// now where fresh is true or none is remembered. Where p is asked for,
+// certificates are read until the estimate is good enough.
 func (t *Tidier) look(ctx context.Context, s *survey, m pki.Mount, p pki.Policy, fresh bool) (*view, error) {
 	v := &view{mount: m, key: m.StateKey(stateKind, s.cluster)}
 	if err := t.load(ctx, v); err != nil {
@@ -107,8 +108,15 @@ func (t *Tidier) look(ctx context.Context, s *survey, m pki.Mount, p pki.Policy,
 		}
 	}
 	o.CRLs = append([]pki.CRL{}, crls...)
+	o.Sample = t.samples.of(m).Sample
 	v.observation = o
 	v.decision = pki.Plan(o, p, t.now())
+	if p.Asked {
+		t.sampleAsked(ctx, v, p)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+	}
 	return v, nil
 }
 

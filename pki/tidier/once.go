@@ -33,6 +33,7 @@ func (t *Tidier) Once(ctx context.Context) error {
 	}
 	views, err := t.lookAll(ctx, s, pki.Select(s.mounts, t.o.Mounts))
 	errs := []error{err}
+	t.sampleAll(ctx, s, views)
 	if t.o.Policy.Enabled {
 		errs = append(errs, t.act(ctx, s, views))
 	}

@@ -327,7 +327,11 @@ func (t *Tidier) advanceMeasuring(ctx context.Context, v *view, run pki.Run) err
 	if err != nil {
 		return fmt.Errorf("measuring CRLs of mount %s after tidy: %w", v.mount.Name(), err)
 	}
-	run = run.Judge(crls, v.observation.CRLConfig, v.observation.LongestTTL)
+	longest := v.observation.LongestTTL
+	if e := v.decision.Estimate; e.TTLBroken {
+		longest = pki.LongestTTL{Source: e.TTLExample}
+	}
+	run = run.Judge(crls, v.observation.CRLConfig, longest)
 	run.Explanation = shorten(run.Explanation)
 	return t.conclude(ctx, v, run)
 }

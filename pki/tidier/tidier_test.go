@@ -230,6 +230,7 @@ func TestUnknownIsAbsent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(m *tidiertest.Mount) { m.LongestTTL = pki.LongestTTL{} })
 		w.policy.Trigger.AtLeastEvery = 0
+		w.unreadable()
 		tr := w.instance("pod-1")
 		w.once(tr)
 		w.want("reclaimable", w.value("pkiwarden_crl_reclaimable_entries", "pki"), -1)
@@ -318,6 +319,17 @@ func TestOtherMountsRunHoldsBack(t *testing.T) {
 	})
 }
 
+// unreadable keeps certificates from being read, so that estimates rest on dates
+// alone.
+func (w *world) unreadable() {
+	w.vault.Before = func(op string, _ pki.Mount) error {
+		if op == "Certificate" {
+			return errors.New("parsing certificate: x509: malformed")
+		}
+		return nil
+	}
+}
+
 func TestNothingReclaimedIsExplained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(m *tidiertest.Mount) {
@@ -325,6 +337,7 @@ func TestNothingReclaimedIsExplained(t *testing.T) {
 			// Issued with an explicit not_after: longer than any role allows.
 			m.Revoke(100, time.Now().Add(-200*hour), time.Now().Add(hour))
 		})
+		w.unreadable()
 		tr := w.instance("pod-1")
 		w.once(tr)
 		w.concluded(1, pki.OutcomeNoEffect, "certificates live longer than 24h0m0s (max_ttl of role web), which the prediction of 100 rests on")

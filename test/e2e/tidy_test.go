@@ -112,8 +112,12 @@ func (v *tidyVault) revokeOne(i int, ttl string) error {
 	return err
 }
 
-// Measure and Latest make v what measures lists for a tidier.
+// Measure, Entries and Latest make v what measures lists for a tidier.
 func (v *tidyVault) Measure(ctx context.Context, m pki.Mount) ([]pki.CRL, error) {
+	return v.Entries(ctx, m, func(pki.Issuer) func(crl.Entry) error { return nil })
+}
+
+func (v *tidyVault) Entries(ctx context.Context, m pki.Mount, begin func(pki.Issuer) func(crl.Entry) error) ([]pki.CRL, error) {
 	issuers, err := v.vault.Issuers(ctx, m)
 	if err != nil {
 		return nil, err
@@ -124,7 +128,7 @@ func (v *tidyVault) Measure(ctx context.Context, m pki.Mount) ([]pki.CRL, error)
 		if err != nil {
 			return nil, err
 		}
-		summary, err := crl.Scan(body, crl.Options{})
+		summary, err := crl.Scan(body, crl.Options{Each: begin(issuer)})
 		body.Close()
 		if err != nil {
 			return nil, err

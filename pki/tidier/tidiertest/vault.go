@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 type Revocation struct {
 	RevokedAt time.Time
 	NotAfter  time.Time
+	Unstored  bool // the certificate itself is gone
 	serial    int64
 }
 
@@ -46,11 +48,13 @@ type Mount struct {
 	Params  pki.TidyParams // of the latest
 
 	Rotations int
+	Reads     int // of certificates
 	Cancels   int
 
 	key    *ecdsa.PrivateKey
 	cert   *x509.Certificate
 	list   crl.Summary
+	der    []byte
 	number int64
 	serial int64
 	ends   time.Time // of the run that is on
@@ -224,6 +228,7 @@ func (m *Mount) rebuild(now time.Time) error {
 	if err != nil {
 		return err
 	}
+	m.der = der
 	m.list, err = crl.Scan(bytes.NewReader(der), crl.Options{})
 	return err
 }
@@ -386,15 +391,54 @@ func (v *Vault) Measure(ctx context.Context, m pki.Mount) ([]pki.CRL, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := pki.CRL{
-		Mount:      m,
-		Issuer:     pki.Issuer{ID: "id-of-" + m.Path, Default: true, Certificate: known.cert},
-		Summary:    known.list,
-		Limit:      known.Limit,
-		MeasuredAt: v.Now(),
-	}
+	c := known.measured(v.Now())
 	return []pki.CRL{c}, v.leave("Measure", m)
+}
+
+// measured is the list as it is measured.
+func (m *Mount) measured(now time.Time) pki.CRL {
+	return pki.CRL{
+		Mount:      m.Mount,
+		Issuer:     pki.Issuer{ID: "id-of-" + m.Path, Default: true, Certificate: m.cert},
+		Summary:    m.list,
+		Limit:      m.Limit,
+		MeasuredAt: now,
+	}
 }
 
 // Latest implements tidier.CRLs. This one remembers nothing.
 func (v *Vault) Latest(pki.Mount) ([]pki.CRL, bool) { return nil, false }
+
+// Entries implements tidier.CRLs.
+func (v *Vault) Entries(ctx context.Context, m pki.Mount, begin func(pki.Issuer) func(crl.Entry) error) ([]pki.CRL, error) {
+	known, err := v.enter(ctx, "Entries", m)
+	if err != nil {
+		return nil, err
+	}
+	c := known.measured(v.Now())
+	der := known.der
+	if err := v.leave("Entries", m); err != nil {
+		return nil, err
+	}
+	if c.Summary, err = crl.Scan(bytes.NewReader(der), crl.Options{Each: begin(c.Issuer)}); err != nil {
+		return nil, err
+	}
+	return []pki.CRL{c}, nil
+}
+
+// Certificate implements tidier.Vault.
+func (v *Vault) Certificate(ctx context.Context, m pki.Mount, serial string) (*x509.Certificate, time.Time, error) {
+	known, err := v.enter(ctx, "Certificate", m)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	known.Reads++
+	i := slices.IndexFunc(known.Revoked, func(r Revocation) bool {
+		return serial == strings.ReplaceAll(fmt.Sprintf("% x", serialNumber(r.serial).Bytes()), " ", ":")
+	})
+	if i < 0 || known.Revoked[i].Unstored {
+		return nil, time.Time{}, v.leave("Certificate", m)
+	}
+	r := known.Revoked[i]
+	return &x509.Certificate{SerialNumber: serialNumber(r.serial), NotAfter: r.NotAfter}, r.RevokedAt, v.leave("Certificate", m)
+}
