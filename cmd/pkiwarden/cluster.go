@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/vault/api"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
@@ -149,10 +150,14 @@ type vaultWorkOptions struct {
 }
 
 func (c *cluster) vaultWork(session *vault.Session, o vaultWorkOptions) (*vaultWork, error) {
+	return c.workOn(session.Client(), o)
+}
+
+func (c *cluster) workOn(client *api.Client, o vaultWorkOptions) (*vaultWork, error) {
 	w := &vaultWork{}
 	var err error
 	w.pki, err = vaultpki.New(vaultpki.Options{
-		Client: session.Client(), AllNamespaces: c.cfg.Vault.Namespace == config.AllNamespaces, Log: o.log,
+		Client: client, AllNamespaces: c.cfg.Vault.Namespace == config.AllNamespaces, Log: o.log,
 	})
 	if err != nil {
 		return nil, err
@@ -317,24 +322,29 @@ func (i *instance) watching() (work []func(context.Context) error, end func(), e
 		i.findings.Forget("crl")
 		i.findings.Forget("tidy")
 	}
-	interval := i.cfg.CRL.Interval
-	watchLoop, err := loop.New(loop.Options{Name: "crl", Interval: interval, OnceUntil: w.watch.OnceUntil, Log: i.log, Metrics: i.loops})
+	run, err := w.loops(i.cfg.CRL.Interval, i.log, i.loops)
 	if err != nil {
 		end()
 		return nil, nil, err
+	}
+	return []func(context.Context) error{func(ctx context.Context) error { return withSession(ctx, session, run) }}, end, nil
+}
+
+// loops makes what watches and tidies until its context ends.
+func (w *vaultWork) loops(interval time.Duration, log *slog.Logger, metrics *loop.Metrics) (func(context.Context) error, error) {
+	watchLoop, err := loop.New(loop.Options{Name: "crl", Interval: interval, OnceUntil: w.watch.OnceUntil, Log: log, Metrics: metrics})
+	if err != nil {
+		return nil, err
 	}
 	tidyEvery := min(tidyInterval, interval)
-	tidyLoop, err := loop.New(loop.Options{Name: "tidy", Interval: tidyEvery, Jitter: tidyEvery / 10, Once: w.tidier.Once, Log: i.log, Metrics: i.loops})
+	tidyLoop, err := loop.New(loop.Options{Name: "tidy", Interval: tidyEvery, Jitter: tidyEvery / 10, Once: w.tidier.Once, Log: log, Metrics: metrics})
 	if err != nil {
-		end()
-		return nil, nil, err
+		return nil, err
 	}
-	return []func(context.Context) error{func(ctx context.Context) error {
-		return withSession(ctx, session, func(ctx context.Context) error {
-			defer w.watch.Flush(ctx) // the next leader counts from there
-			return loop.Group(ctx, watchLoop.Run, tidyLoop.Run)
-		})
-	}}, end, nil
+	return func(ctx context.Context) error {
+		defer w.watch.Flush(ctx) // the next leader counts from there
+		return loop.Group(ctx, watchLoop.Run, tidyLoop.Run)
+	}, nil
 }
 
 // withSession runs work once the session has logged in, and ends the session

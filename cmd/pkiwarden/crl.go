@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -44,29 +43,55 @@ func newCRLInspectCmd(a *app) *cobra.Command {
 		Long: `Inspect reads one CRL, in DER or in PEM with any text around it, from a file, an
 http or https URL or standard input (-), in memory that does not grow with it.
 
-It is refused unless it is one whole CRL of RFC 5280 in DER. With --issuer its
-signature is verified as well.
+It is refused unless it is one whole CRL of version 2, DER by the grammar of RFC
+5280 section 5. With --issuer its signature is verified as well, and --limit
+holds its size against a limit.
 
-Exit codes: 0 valid; 2 not a valid CRL, not signed by the issuer given, or
-larger than the limit given; 3 the source could not be read, or the signature is
-of a kind that cannot be verified; 64 wrong usage.`,
+What else RFC 5280 asks for is noted, and the exit code stays 0: nextUpdate that
+has passed, is missing or is not after thisUpdate, thisUpdate more than 5 minutes
+ahead of the clock here, a CRL number below 0 or above 20 octets, an extension
+that is there more than once, reason codes without a name.` + codes{
+			0: "valid",
+			exitCritical: "not a valid CRL, not signed by the issuer given, or larger than the\n" +
+				"--limit given",
+			exitUnknown: "the source could not be read or is larger than --max-bytes, or the\n" +
+				"signature is of a kind that cannot be verified",
+			exitInterrupted: interrupted,
+		}.help(),
 		Example: `  pkiwarden crl inspect /var/lib/crl/pki.crl
   pkiwarden crl inspect --issuer ca.pem -o json https://vault.example:8200/v1/pki/crl
   vault read -field=crl pki/issuer/default/crl | pkiwarden crl inspect --limit 1048445 -`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			i.source = args[0]
-			if i.limit < 0 || i.maxBytes < 1 || i.timeout <= 0 {
-				return usageError(cmd, errors.New("--limit, --max-bytes and --timeout take positive values"))
+			if cmd.Flags().Changed("limit") {
+				if err := wantPositive(cmd, "limit", i.limit, wantBytes); err != nil {
+					return err
+				}
+			}
+			if err := checkReadFlags(cmd, i.maxBytes, i.timeout); err != nil {
+				return err
 			}
 			return inspectCRL(cmd, a, i)
 		},
 	}
 	cmd.Flags().StringVar(&i.issuer, "issuer", "", "verify the signature with this certificate `CERT.pem`")
 	cmd.Flags().Int64Var(&i.limit, "limit", 0, "hold the size against a limit of `N` bytes (see crl limit)")
-	cmd.Flags().Int64Var(&i.maxBytes, "max-bytes", crl.DefaultMaxBytes, "refuse a CRL of more than `N` bytes")
-	cmd.Flags().DurationVar(&i.timeout, "timeout", time.Minute, "give up on a URL after this `TIME`")
+	addReadFlags(cmd, &i.maxBytes, &i.timeout)
 	return cmd
+}
+
+// addReadFlags adds the flags that bound what is read.
+func addReadFlags(cmd *cobra.Command, maxBytes *int64, timeout *time.Duration) {
+	cmd.Flags().Int64Var(maxBytes, "max-bytes", crl.DefaultMaxBytes, "do not read a CRL of more than `N` bytes")
+	cmd.Flags().DurationVar(timeout, "timeout", time.Minute, "give up on a URL after this `TIME`")
+}
+
+func checkReadFlags(cmd *cobra.Command, maxBytes int64, timeout time.Duration) error {
+	if err := wantPositive(cmd, "max-bytes", maxBytes, wantBytes); err != nil {
+		return err
+	}
+	return wantPositive(cmd, "timeout", timeout, wantTime)
 }
 
 // inspectCRL reads the list, prints it, and returns what is wrong with its
@@ -81,7 +106,7 @@ func inspectCRL(cmd *cobra.Command, a *app, i inspection) error {
 		return err
 	}
 	if a.output == outputJSON {
-		err = writeJSON(a.stdout, inspectJSON(i, summary, v))
+		err = writeJSON(a.stdout, inspectJSON(i, summary, v, a.now()))
 	} else {
 		err = writeInspection(a.stdout, i, summary, v, a.now())
 	}
@@ -107,8 +132,11 @@ for consul, raft, dynamodb and azure. Other backends have no limit, or one that
 is set where Vault does not know it; the rule then says which.
 
 Without --backend it reads the running Vault, and Consul where Vault's data is
-there, as the configuration says; a limit that cannot be learned from them is
-exit code 3, and so is a backend that no Vault has.`,
+there, as the configuration says.` + codes{
+			0:           "told, also that there is no limit, or that one is not known for this\nbackend",
+			exitUnknown: "the running system did not tell, or no Vault has such a backend",
+			exitUsage:   "wrong usage or configuration", exitInterrupted: interrupted,
+		}.help(),
 		Example: `  pkiwarden crl limit
   pkiwarden crl limit --backend consul --kv-max-value-size 1048576 --txn-max-req-len 2097152
   pkiwarden crl limit --backend consul --vault-version 1.13.0

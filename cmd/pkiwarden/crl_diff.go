@@ -39,22 +39,24 @@ of other issuers or keys are refused, and a delta CRL against a full one.
 
 Memory does not grow with the lists. Above about 110,000 entries the serial
 numbers are kept in a temporary file without a name, in $TMPDIR or else in /tmp,
-21 bytes for each of Vault's.
-
-Exit codes: 0 compared, whether they differ or not; 2 not a valid CRL, not signed
-by the issuer given, or not two states of one list; 3 a source could not be read,
-a signature is of a kind that cannot be verified, or there is no room for the
-temporary file; 64 wrong usage.`,
+21 bytes for each of Vault's.` + codes{
+			0: "compared, whether they differ or not",
+			exitCritical: "not a valid CRL, not signed by the issuer given, or not two states of\n" +
+				"one list",
+			exitUnknown: "a source could not be read or is larger than --max-bytes, a signature\n" +
+				"is of a kind that cannot be verified, or there is no room for the\ntemporary file",
+			exitInterrupted: interrupted,
+		}.help(),
 		Example: `  pkiwarden crl diff before.crl after.crl
   pkiwarden crl diff --serials --issuer ca.pem before.crl https://vault.example:8200/v1/pki/crl
   vault read -field=crl pki/issuer/default/crl | pkiwarden crl diff -o json before.pem -`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.sources = [2]string(args)
-			switch {
-			case c.maxBytes < 1 || c.timeout <= 0:
-				return usageError(cmd, errors.New("--max-bytes and --timeout take positive values"))
-			case args[0] == "-" && args[1] == "-":
+			if err := checkReadFlags(cmd, c.maxBytes, c.timeout); err != nil {
+				return err
+			}
+			if args[0] == "-" && args[1] == "-" {
 				return usageError(cmd, errors.New("OLD and NEW are both -: standard input holds one of them"))
 			}
 			return diffCRLs(cmd, a, c)
@@ -62,8 +64,7 @@ temporary file; 64 wrong usage.`,
 	}
 	cmd.Flags().BoolVar(&c.serials, "serials", false, "list the serial numbers added and removed as well")
 	cmd.Flags().StringVar(&c.issuer, "issuer", "", "verify both signatures with this certificate `CERT.pem`")
-	cmd.Flags().Int64Var(&c.maxBytes, "max-bytes", crl.DefaultMaxBytes, "refuse a CRL of more than `N` bytes")
-	cmd.Flags().DurationVar(&c.timeout, "timeout", time.Minute, "give up on a URL after this `TIME`")
+	addReadFlags(cmd, &c.maxBytes, &c.timeout)
 	return cmd
 }
 
@@ -146,6 +147,17 @@ func (d *difference) each(ctx context.Context, show func(serial []byte, fate crl
 // process, whatever happens to it.
 type scratchFiles []*os.File
 
+// scratchFile says what helps where its folder has no room.
+type scratchFile struct{ *os.File }
+
+func (f scratchFile) Write(b []byte) (int, error) {
+	n, err := f.File.Write(b)
+	if err != nil {
+		err = fmt.Errorf("%w (free space there, or set TMPDIR to a folder with more)", err)
+	}
+	return n, err
+}
+
 func (s *scratchFiles) open() (crl.Scratch, error) {
 	f, err := os.CreateTemp("", "pkiwarden-diff-*")
 	if err != nil {
@@ -155,7 +167,7 @@ func (s *scratchFiles) open() (crl.Scratch, error) {
 	if err := os.Remove(f.Name()); err != nil {
 		return nil, fmt.Errorf("unlinking a temporary file: %w", err)
 	}
-	return f, nil
+	return scratchFile{f}, nil
 }
 
 func (s *scratchFiles) close() {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -10,10 +11,55 @@ import (
 	"github.com/pkiwarden/pkiwarden/crl"
 )
 
-// writeJSON prints {"added","removed","kept"} and, with the serial numbers,
-// "addedSerials" and "removedSerials", each in the order of Vault's storage.
+// diffReport is what `crl diff -o json` prints ahead of the serial numbers.
+type diffReport struct {
+	Added   int64       `json:"added"`
+	Removed int64       `json:"removed"`
+	Kept    int64       `json:"kept"`
+	Old     stateReport `json:"old"`
+	New     stateReport `json:"new"`
+	Notes   []string    `json:"notes,omitempty"`
+}
+
+// stateReport is one of the lists that were compared.
+type stateReport struct {
+	Source     string  `json:"source"`
+	Number     *string `json:"number"`
+	BaseNumber string  `json:"baseNumber,omitempty"`
+	ThisUpdate *string `json:"thisUpdate"`
+	Entries    int64   `json:"entries"` // with those that are there twice
+}
+
+func (d *difference) state(i int) stateReport {
+	s := d.summaries[i]
+	r := stateReport{Source: d.names[i], Number: decimal(s.Number), ThisUpdate: rfc3339(s.ThisUpdate), Entries: s.Entries}
+	if s.BaseNumber != nil {
+		r.BaseNumber = s.BaseNumber.String()
+	}
+	return r
+}
+
+// note is what makes the numbers mean something else, "" mostly.
+func (d *difference) note() string {
+	by := d.summaries[0].ThisUpdate.Sub(d.summaries[1].ThisUpdate)
+	if by <= 0 {
+		return ""
+	}
+	return fmt.Sprintf("NEW is older than OLD, by %s: what is called added here has been removed since, and what is called removed has been added.", roughly(by))
+}
+
+// writeJSON prints the report and, with the serial numbers, "addedSerials" and
+// "removedSerials", each in the order of Vault's storage.
 func (d *difference) writeJSON(ctx context.Context, out *bufio.Writer, serials bool) error {
-	fmt.Fprintf(out, `{"added":%d,"removed":%d,"kept":%d`, d.counts.Added, d.counts.Removed, d.counts.Kept)
+	report := diffReport{Added: d.counts.Added, Removed: d.counts.Removed, Kept: d.counts.Kept, Old: d.state(0), New: d.state(1)}
+	if note := d.note(); note != "" {
+		report.Notes = []string{note}
+	}
+	var head bytes.Buffer
+	if err := writeJSON(&head, report); err != nil {
+		return err
+	}
+	out.Write(bytes.TrimSuffix(head.Bytes(), []byte("}\n")))
 	if serials {
 		for _, list := range []struct {
 			name string
@@ -67,15 +113,15 @@ func (d *difference) writeTable(ctx context.Context, out *bufio.Writer, c compar
 	both("This update", func(s crl.Summary) string { return s.ThisUpdate.UTC().Format("2006-01-02 15:04:05 UTC") })
 	row("Entries", entriesCompared(old, d.counts.Removed+d.counts.Kept), entriesCompared(new, d.counts.Added+d.counts.Kept))
 	if c.issuer != "" {
-		both("Signature", func(s crl.Summary) string { return s.SignatureAlgorithm.String() + ", verified" })
+		both("Signature", func(s crl.Summary) string { return s.Algorithm() + ", verified" })
 	}
 	if err := table.Flush(); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "\nIssuer   %s\n", printable(new.Issuer))
 	fmt.Fprintf(out, "Added    %s\nRemoved  %s\nKept     %s\n", grouped(d.counts.Added), grouped(d.counts.Removed), grouped(d.counts.Kept))
-	if by := old.ThisUpdate.Sub(new.ThisUpdate); by > 0 {
-		fmt.Fprintf(out, "NEW is older than OLD, by %s: what is called added here has been removed since, and what is called removed has been added.\n", roughly(by))
+	if note := d.note(); note != "" {
+		fmt.Fprintln(out, note)
 	}
 	if !c.serials {
 		return nil

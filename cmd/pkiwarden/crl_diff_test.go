@@ -3,88 +3,44 @@ package main
 import (
 	"context"
 	"crypto"
-	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/asn1"
 	"encoding/binary"
-	"encoding/pem"
 	"errors"
 	"io"
 	"math/big"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+
+	"github.com/pkiwarden/pkiwarden/crl"
 )
 
-// TestCRLDiffScripts runs the sessions of testdata/crl-diff, in a folder with
-// lists made for the test and beside a server of them at $URL.
-func TestCRLDiffScripts(t *testing.T) {
-	folder := t.TempDir()
-	writeStates(t, folder)
-	server := httptest.NewServer(http.FileServer(http.Dir(folder)))
-	t.Cleanup(server.Close)
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/crl-diff",
-		RequireExplicitExec: true,
-		Setup: func(e *testscript.Env) error {
-			e.Setenv("URL", server.URL)
-			e.Setenv("PKIWARDEN_CONFIG", "")
-			return os.CopyFS(filepath.Join(e.WorkDir, "lists"), os.DirFS(folder))
-		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": exitCode},
-	})
-}
-
-// states signs the states of lists.
-type states struct {
-	*testing.T
-	folder string
-}
-
-func (s states) write(name string, content []byte) {
-	s.Helper()
-	if err := os.WriteFile(filepath.Join(s.folder, name), content, 0o600); err != nil {
-		s.Fatal(err)
-	}
-}
+// TestCRLDiffScripts runs the sessions of `crl diff`.
+func TestCRLDiffScripts(t *testing.T) { runCRLScripts(t, "testdata/crl-diff", writeStates) }
 
 // list writes the list of a day, in DER.
-func (s states) list(name string, cert *x509.Certificate, key crypto.Signer, number int64, at time.Time, serials []*big.Int, extra ...pkix.Extension) []byte {
-	s.Helper()
-	l := x509.RevocationList{Number: big.NewInt(number), ThisUpdate: at, NextUpdate: at.AddDate(100, 0, 0), ExtraExtensions: extra}
+func (l listFolder) list(name string, cert *x509.Certificate, key crypto.Signer, number int64, at time.Time, serials []*big.Int, extra ...pkix.Extension) []byte {
+	l.Helper()
+	list := x509.RevocationList{Number: big.NewInt(number), ThisUpdate: at, NextUpdate: at.AddDate(100, 0, 0), ExtraExtensions: extra}
 	for _, serial := range serials {
-		l.RevokedCertificateEntries = append(l.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: serial, RevocationTime: at.AddDate(0, 0, -1)})
+		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: serial, RevocationTime: at.AddDate(0, 0, -1)})
 	}
-	der, err := x509.CreateRevocationList(rand.Reader, &l, cert, key)
-	if err != nil {
-		s.Fatal(err)
-	}
-	s.write(name, der)
-	return der
+	return l.sign(name, list, cert, key)
 }
 
-func writeStates(t *testing.T, folder string) {
-	t.Helper()
-	s := states{t, folder}
-	block := func(label string, der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: label, Bytes: der}) }
-	ca, key := testIssuer(t, newECKey(t))
-	other, otherKey := testIssuer(t, newECKey(t))
-	_, edKey, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	edwards, edSigner := testIssuer(t, edKey)
-	s.write("ca.pem", block("CERTIFICATE", ca.Raw))
-	s.write("other.pem", block("CERTIFICATE", other.Raw))
-	s.write("edwards.pem", block("CERTIFICATE", edwards.Raw))
+// writeStates makes two states of a list, and lists that are none.
+func writeStates(l listFolder) {
+	ca, key := testIssuer(l.T, newECKey(l.T))
+	other, otherKey := testIssuer(l.T, newECKey(l.T))
+	edwards, edSigner := testIssuer(l.T, newEdwardsKey(l.T))
+	l.write("ca.pem", pemBlock("CERTIFICATE", ca.Raw))
+	l.write("other.pem", pemBlock("CERTIFICATE", other.Raw))
+	l.write("edwards.pem", pemBlock("CERTIFICATE", edwards.Raw))
 
 	day := time.Date(2026, 5, 1, 10, 0, 0, 0, time.UTC)
 	later := day.Add(25 * time.Hour)
@@ -98,17 +54,17 @@ func writeStates(t *testing.T, folder string) {
 		}
 	}
 	after = append(after, big.NewInt(0xff01), big.NewInt(0x7f0102))
-	s.list("before.crl", ca, key, 7, day, before)
-	der := s.list("after.crl", ca, key, 8, later, after)
-	s.write("after.pem", append([]byte("The next day:\n"), block("X509 CRL", der)...))
-	s.write("cut.crl", der[:700])
-	forged := append([]byte{}, der...)
-	forged[len(forged)-1] ^= 1
-	s.write("forged.crl", forged)
-	s.list("twice.crl", ca, key, 9, later, []*big.Int{before[0], big.NewInt(5), before[0]})
-	s.list("otherkey.crl", other, otherKey, 8, later, after)
-	s.list("edwards.crl", edwards, edSigner, 7, day, before)
-	s.list("delta.crl", ca, key, 9, later, before[:1], pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 27}, Critical: true, Value: []byte{2, 1, 8}})
+	l.list("before.crl", ca, key, 7, day, before)
+	der := l.list("after.crl", ca, key, 8, later, after)
+	l.write("after.pem", append([]byte("The next day:\n"), pemBlock("X509 CRL", der)...))
+	l.write("cut.crl", der[:700])
+	l.write("forged.crl", flipped(der))
+	l.list("twice.crl", ca, key, 9, later, []*big.Int{before[0], big.NewInt(5), before[0]})
+	l.list("otherkey.crl", other, otherKey, 8, later, after)
+	l.list("edwards.crl", edwards, edSigner, 7, day, before)
+	l.list("delta.crl", ca, key, 9, later, before[:1], extension(27, true, 2, 1, 8))
+	l.list("shard.crl", ca, key, 8, later, after, caOnly())
+	l.unsigned("numberless.crl", ca, rawList{ThisUpdate: day, NextUpdate: later})
 
 	var long [2][]*big.Int
 	const n = 122_400
@@ -121,8 +77,8 @@ func writeStates(t *testing.T, folder string) {
 			long[1] = append(long[1], serialOf(at))
 		}
 	}
-	s.list("long-before.crl", ca, key, 70, day, long[0])
-	s.list("long-after.crl", ca, key, 71, later, long[1])
+	l.list("long-before.crl", ca, key, 70, day, long[0])
+	l.list("long-after.crl", ca, key, 71, later, long[1])
 }
 
 // serialOf is a serial number of 20 octets.
@@ -136,19 +92,19 @@ func serialOf(i uint64) *big.Int {
 // TestDiffInterrupted: the end of the command's context, which is what a signal
 // is, ends the comparison itself.
 func TestDiffInterrupted(t *testing.T) {
-	s := states{t, t.TempDir()}
+	l := listFolder{t, t.TempDir()}
 	ca, key := testIssuer(t, newECKey(t))
 	var lists [2][]*big.Int // with nothing in common, so that much is printed
 	for i := range uint64(20_000) {
 		lists[i%2] = append(lists[i%2], serialOf(i))
 	}
-	s.list("before.crl", ca, key, 7, time.Now(), lists[0])
-	s.list("after.crl", ca, key, 8, time.Now(), lists[1])
+	l.list("before.crl", ca, key, 7, time.Now(), lists[0])
+	l.list("after.crl", ca, key, 8, time.Now(), lists[1])
 	ctx, cancel := context.WithCancel(t.Context())
 	stdout := writerFunc(func(b []byte) (int, error) { cancel(); return len(b), nil })
 	a := &app{stdin: strings.NewReader(""), stdout: stdout, stderr: io.Discard, env: func(string) string { return "" }, now: time.Now, output: outputTable}
 	root := newRootCmd(a)
-	root.SetArgs([]string{"crl", "diff", "--serials", filepath.Join(s.folder, "before.crl"), filepath.Join(s.folder, "after.crl")})
+	root.SetArgs([]string{"crl", "diff", "--serials", filepath.Join(l.folder, "before.crl"), filepath.Join(l.folder, "after.crl")})
 	if err := root.ExecuteContext(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v, want the context's end", err)
 	}
@@ -157,3 +113,29 @@ func TestDiffInterrupted(t *testing.T) {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// TestDiffNoSpace: a temporary folder that is full is named, with what helps.
+func TestDiffNoSpace(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer full.Close()
+	var scratch scratchFiles
+	defer scratch.close()
+	serials := crl.NewSerials(func() (crl.Scratch, error) {
+		opened, err := scratch.open()
+		f, ok := opened.(scratchFile)
+		if !ok {
+			t.Fatalf("%T, %v", opened, err)
+		}
+		f.File = full
+		return f, err
+	})
+	for i := uint64(0); err == nil && i < 1_000_000; i++ {
+		err = serials.Add(crl.Entry{Serial: serialOf(i).Bytes()})
+	}
+	if !errors.Is(err, unix.ENOSPC) || !strings.HasSuffix(err.Error(), "no space left on device (free space there, or set TMPDIR to a folder with more)") {
+		t.Errorf("%v", err)
+	}
+}

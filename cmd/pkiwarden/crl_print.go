@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/big"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,6 +65,7 @@ type inspectReport struct {
 	DistributionPoint  *distributionJSON `json:"distributionPoint,omitempty"`
 	CriticalExtensions []string          `json:"criticalExtensions,omitempty"` // that are not interpreted
 	Duplicates         int64             `json:"duplicates,omitempty"`         // equal neighbours
+	Notes              []string          `json:"notes,omitempty"`              // what is not as RFC 5280 wants it
 }
 
 // distributionJSON is the issuing distribution point: what the list is about.
@@ -86,13 +88,13 @@ type signatureReport struct {
 	Verified  *bool  `json:"verified"`
 }
 
-func inspectJSON(i inspection, s crl.Summary, v verdict) inspectReport {
+func inspectJSON(i inspection, s crl.Summary, v verdict, now time.Time) inspectReport {
 	r := inspectReport{
 		Source: sourceName(i.source), Format: s.Format, Bytes: s.Bytes, Version: s.Version, Issuer: s.Issuer,
 		ThisUpdate: rfc3339(s.ThisUpdate), NextUpdate: rfc3339(s.NextUpdate), Entries: s.Entries, Delta: s.Delta(),
 		OldestRevocation: rfc3339(s.OldestRevocation), NewestRevocation: rfc3339(s.NewestRevocation),
-		Reasons:   s.Reasons,
-		Signature: signatureReport{Algorithm: s.SignatureAlgorithm.String(), Verified: v.verified()},
+		Reasons: s.Reasons, Number: decimal(s.Number), Notes: s.Notes(now),
+		Signature: signatureReport{Algorithm: s.Algorithm(), Verified: v.verified()},
 	}
 	r.CriticalExtensions, r.Duplicates = s.UnhandledCritical, s.Order.Duplicates
 	if s.BaseNumber != nil {
@@ -107,11 +109,15 @@ func inspectJSON(i inspection, s crl.Summary, v verdict) inspectReport {
 	if r.Reasons == nil {
 		r.Reasons = map[string]int64{}
 	}
-	if s.Number != nil {
-		number := s.Number.String()
-		r.Number = &number
-	}
 	return r
+}
+
+// decimal is n in digits, nil where it is absent.
+func decimal(n *big.Int) *string {
+	if n == nil {
+		return nil
+	}
+	return new(n.String())
 }
 
 // rfc3339 is t in UTC, nil where it is absent.
@@ -165,15 +171,18 @@ func writeInspection(w io.Writer, i inspection, s crl.Summary, v verdict, now ti
 	default:
 		row("Next update", "%s", instant(s.NextUpdate, now))
 	}
-	row("Signature", "%s, %s", s.SignatureAlgorithm, v)
+	row("Signature", "%s, %s", s.Algorithm(), v)
 	if s.Order.Duplicates > 0 {
 		row("Duplicates", "%s entries repeat the one ahead of them", grouped(s.Order.Duplicates))
 	}
 	if s.IDP != nil {
-		row("About", "%s", printable(scopeText(s.IDP)))
+		row("About", "%s", printable(s.IDP.String()))
 	}
 	if len(s.UnhandledCritical) > 0 {
 		row("Critical", "extensions that are not interpreted: %s", strings.Join(s.UnhandledCritical, ", "))
+	}
+	for _, note := range s.Notes(now) {
+		row("Note", "%s", note)
 	}
 	return table.Flush()
 }
@@ -206,26 +215,6 @@ func onlyContains(d *crl.DistributionPoint) string {
 		return "attributeCerts"
 	}
 	return ""
-}
-
-// scopeText tells a person what the list is about.
-func scopeText(d *crl.DistributionPoint) string {
-	text := map[string]string{
-		"": "all certificates", "userCerts": "end entity certificates only", "caCerts": "CA certificates only", "attributeCerts": "attribute certificates only",
-	}[onlyContains(d)]
-	if d.IndirectCRL {
-		text += " of several issuers (an indirect CRL)"
-	}
-	if d.OnlySomeReasons != nil {
-		text += ", revoked for " + strings.Join(d.OnlySomeReasons, ", ") + " only"
-	}
-	if len(d.Names) > 0 {
-		text += ", published at " + strings.Join(d.Names, ", ")
-	}
-	if d.MoreNames > 0 {
-		text += fmt.Sprintf(" and %d more places", d.MoreNames)
-	}
-	return text
 }
 
 // String tells a person what became of the signature.

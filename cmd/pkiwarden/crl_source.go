@@ -9,11 +9,11 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/spool"
 	"github.com/pkiwarden/pkiwarden/crl"
 )
@@ -25,7 +25,7 @@ func readCertificate(cmd *cobra.Command, file string) (*x509.Certificate, error)
 		return nil, nil
 	}
 	const most = 1 << 20
-	f, err := os.Open(file)
+	f, err := openFile(cmd.Context(), file)
 	if err != nil {
 		return nil, &exitError{code: exitUnknown, err: fmt.Errorf("reading issuer: %w", err)}
 	}
@@ -68,43 +68,40 @@ func scanVerified(cmd *cobra.Command, a *app, i inspection, issuer *x509.Certifi
 }
 
 // scanSource scans the list. One that is not valid is exit code 2; a source
-// that cannot be read is exit code 3.
+// that cannot be read, to its end or at all, is exit code 3.
 func scanSource(cmd *cobra.Command, a *app, i inspection, kept crl.Spool) (crl.Summary, error) {
 	ctx, cancel := context.WithTimeout(cmd.Context(), i.timeout)
 	defer cancel()
-	type result struct {
-		summary crl.Summary
-		err     error
-	}
-	done := make(chan result, 1)
-	go func() { // opening a pipe and reading one cannot be interrupted
-		in, err := openSource(ctx, cmd, a, i.source)
-		if err != nil {
-			done <- result{err: err}
-			return
-		}
+	in, err := openSource(ctx, cmd, a, i.source)
+	if err == nil {
 		defer in.Close()
-		summary, err := crl.Scan(in, crl.Options{MaxBytes: i.maxBytes, Spool: kept, Each: i.each})
-		done <- result{summary, err}
-	}()
-	var r result
-	select {
-	case <-cmd.Context().Done():
-		return crl.Summary{}, cmd.Context().Err()
-	case r = <-done:
+		var summary crl.Summary
+		if summary, err = crl.Scan(in, crl.Options{MaxBytes: i.maxBytes, Spool: kept, Each: i.each}); err == nil {
+			return summary, nil
+		}
 	}
+	return crl.Summary{}, i.failed(cmd, err)
+}
+
+// failed is why the source was not read, as the command ends with it.
+func (i inspection) failed(cmd *cobra.Command, err error) error {
 	var syntax *crl.SyntaxError
-	var exit *exitError
-	switch {
-	case r.err == nil:
-		return r.summary, nil
-	case errors.As(r.err, &exit):
-		return crl.Summary{}, r.err
-	case errors.As(r.err, &syntax), errors.Is(r.err, crl.ErrTooLarge):
-		return crl.Summary{}, &exitError{code: exitCritical, err: fmt.Errorf("%s: not a valid CRL: %w", sourceName(i.source), r.err)}
-	default:
-		return crl.Summary{}, &exitError{code: exitUnknown, err: fmt.Errorf("%s: %w", sourceName(i.source), r.err)}
+	var chosen *exitError
+	if interrupted := cmd.Context().Err(); interrupted != nil {
+		return interrupted
 	}
+	name := sourceName(i.source)
+	switch {
+	case errors.As(err, &chosen):
+		return err
+	case errors.As(err, &syntax):
+		return &exitError{code: exitCritical, err: fmt.Errorf("%s: not a valid CRL: %w", name, err)}
+	case errors.Is(err, crl.ErrMaxBytes):
+		return &exitError{code: exitUnknown, err: fmt.Errorf("%s: above --max-bytes %d: %w", name, i.maxBytes, err), hints: []string{"a higher --max-bytes reads it: memory does not grow with the list"}}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &exitError{code: exitUnknown, err: fmt.Errorf("%s: no whole answer within --timeout %s: %w", name, config.Span(i.timeout), err)}
+	}
+	return &exitError{code: exitUnknown, err: fmt.Errorf("%s: %w", name, err)}
 }
 
 // sourceURL is the source as a URL, nil where it is a file or standard input.
@@ -130,35 +127,32 @@ func sourceName(source string) string {
 	return shown.String()
 }
 
-// openSource opens a file, a URL or standard input (-).
+// openSource opens a file, a URL or standard input (-). Its reads end when ctx
+// does, those of a URL, or the command is interrupted.
 func openSource(ctx context.Context, cmd *cobra.Command, a *app, source string) (io.ReadCloser, error) {
 	if source == "-" {
-		return io.NopCloser(a.stdin), nil
+		return io.NopCloser(&interruptible{ctx: cmd.Context(), src: a.stdin}), nil
 	}
-	if u := sourceURL(source); u != nil {
-		if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			return nil, usageError(cmd, fmt.Errorf("%s: want a file, - or a URL with http or https", sourceName(source)))
-		}
-		body, err := get(ctx, u)
+	u := sourceURL(source)
+	if u == nil {
+		f, err := openFile(cmd.Context(), source)
 		if err != nil {
-			return nil, &exitError{code: exitUnknown, err: fmt.Errorf("fetching CRL: %w", err)}
+			return nil, &exitError{code: exitUnknown, err: fmt.Errorf("reading CRL: %w", err)}
 		}
-		return body, nil
+		return f, nil
 	}
-	f, err := os.Open(source)
-	if err != nil {
-		return nil, &exitError{code: exitUnknown, err: fmt.Errorf("reading CRL: %w", err)}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, usageError(cmd, fmt.Errorf("%s: want a file, - or a URL with http or https", sourceName(source)))
 	}
-	return f, nil
+	return get(ctx, u)
 }
 
 // get fetches a URL until ctx ends. Redirects are not followed: what is
 // inspected is what the URL itself serves.
 func get(ctx context.Context, u *url.URL) (io.ReadCloser, error) {
-	shown := sourceName(u.String())
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return nil, fmt.Errorf("%s: not a URL that can be asked for", shown)
+		return nil, errors.New("not a URL that can be asked for")
 	}
 	request.Header.Set("User-Agent", "pkiwarden/"+readBuild().Version)
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
@@ -168,14 +162,15 @@ func get(ctx context.Context, u *url.URL) (io.ReadCloser, error) {
 		if errors.As(err, &withURL) {
 			err = withURL.Err
 		}
-		return nil, fmt.Errorf("%s: %w", shown, err)
+		return nil, err
 	}
 	if response.StatusCode == http.StatusOK {
 		return response.Body, nil
 	}
 	response.Body.Close()
+	status := strings.TrimSpace(fmt.Sprintf("%d %s", response.StatusCode, http.StatusText(response.StatusCode))) // not the server's words
 	if to, err := response.Location(); err == nil {
-		return nil, fmt.Errorf("%s answers %s: redirects are not followed, give %s itself", shown, response.Status, sourceName(to.String()))
+		return nil, fmt.Errorf("the answer is %s: redirects are not followed, give %s itself", status, sourceName(to.String()))
 	}
-	return nil, fmt.Errorf("%s answers %s", shown, response.Status)
+	return nil, fmt.Errorf("the answer is %s", status)
 }

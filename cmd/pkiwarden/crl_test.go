@@ -1,71 +1,38 @@
 package main
 
 import (
+	"bytes"
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"encoding/pem"
 	"errors"
 	"io"
+	stdlog "log"
 	"math/big"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
-	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 )
 
-// TestCRLScripts runs the sessions of testdata/crl, in a folder with lists made
-// for the test and beside a server of them at $URL.
-func TestCRLScripts(t *testing.T) {
-	folder := t.TempDir()
-	writeLists(t, folder)
-	server := serveLists(t, folder)
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/crl",
-		RequireExplicitExec: true,
-		Setup: func(e *testscript.Env) error {
-			e.Setenv("URL", server)
-			e.Setenv("SECRET_URL", strings.Replace(server, "://", "://user:hush@", 1))
-			e.Setenv("PKIWARDEN_CONFIG", "")
-			return os.CopyFS(filepath.Join(e.WorkDir, "lists"), os.DirFS(folder))
-		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": exitCode},
-	})
-}
+// TestCRLScripts runs the sessions of `crl inspect`.
+func TestCRLScripts(t *testing.T) { runCRLScripts(t, "testdata/crl", writeLists) }
 
 // writeLists makes two issuers with one name, and lists of the first.
-func writeLists(t *testing.T, folder string) {
-	t.Helper()
-	write := func(name string, content []byte) {
-		if err := os.WriteFile(filepath.Join(folder, name), content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	block := func(label string, der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: label, Bytes: der}) }
-	ca, key := testIssuer(t, newECKey(t))
-	other, _ := testIssuer(t, newECKey(t))
-	_, edKey, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	edwards, edSigner := testIssuer(t, edKey)
-	write("ca.pem", append([]byte("The issuer:\n"), block("CERTIFICATE", ca.Raw)...))
-	write("ca.der", ca.Raw)
-	write("other.pem", block("CERTIFICATE", other.Raw))
-	write("edwards.pem", block("CERTIFICATE", edwards.Raw))
-	write("key.pem", block("PUBLIC KEY", []byte("x")))
+func writeLists(l listFolder) {
+	ca, key := testIssuer(l.T, newECKey(l.T))
+	other, _ := testIssuer(l.T, newECKey(l.T))
+	edwards, edSigner := testIssuer(l.T, newEdwardsKey(l.T))
+	l.write("ca.pem", append([]byte("The issuer:\n"), pemBlock("CERTIFICATE", ca.Raw)...))
+	l.write("ca.der", ca.Raw)
+	l.write("other.pem", pemBlock("CERTIFICATE", other.Raw))
+	l.write("edwards.pem", pemBlock("CERTIFICATE", edwards.Raw))
+	l.write("key.pem", pemBlock("PUBLIC KEY", []byte("x")))
 
 	start := time.Date(2026, 5, 1, 10, 0, 0, 0, time.UTC)
 	full := x509.RevocationList{Number: new(big.Int).Lsh(big.NewInt(1), 70), ThisUpdate: start, NextUpdate: start.AddDate(100, 0, 0)}
@@ -78,88 +45,35 @@ func writeLists(t *testing.T, folder string) {
 		}
 		full.RevokedCertificateEntries = append(full.RevokedCertificateEntries, entry)
 	}
-	sign := func(template x509.RevocationList, cert *x509.Certificate, key crypto.Signer) []byte {
-		der, err := x509.CreateRevocationList(rand.Reader, &template, cert, key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return der
-	}
-	der := sign(full, ca, key)
-	write("full.crl", der)
-	write("full.pem", append(append([]byte("Some text\n"), block("CERTIFICATE", ca.Raw)...), block("X509 CRL", der)...))
+	der := l.sign("full.crl", full, ca, key)
+	l.write("full.pem", append(append([]byte("Some text\n"), pemBlock("CERTIFICATE", ca.Raw)...), pemBlock("X509 CRL", der)...))
+	l.write("chatty.pem", append(bytes.Repeat([]byte("Some text\n"), 150_000), pemBlock("X509 CRL", der)...))
 	scoped := full
-	uri := append([]byte{0x86, 24}, "http://ca.example/ca.crl"...)     // uniformResourceIdentifier
-	point := append([]byte{0xa0, 28, 0xa0, 26}, uri...)                // distributionPoint, fullName
-	about := append(append([]byte{0x30, 33}, point...), 0x82, 1, 0xff) // onlyContainsCACerts
-	scoped.ExtraExtensions = []pkix.Extension{
-		{Id: asn1.ObjectIdentifier{2, 5, 29, 28}, Critical: true, Value: about},
-		{Id: asn1.ObjectIdentifier{1, 2, 3, 4}, Critical: true, Value: []byte{5, 0}},
-	}
-	write("scoped.crl", sign(scoped, ca, key))
-	edwardsList := sign(full, edwards, edSigner)
-	write("edwards.crl", edwardsList)
-	write("edwards-forged.crl", append(edwardsList[:len(edwardsList)-1:len(edwardsList)-1], edwardsList[len(edwardsList)-1]^1))
-	write("cut.crl", der[:700])
-	write("longer.crl", append(append([]byte{}, der...), 0))
-	write("empty.crl", nil)
-	forged := append([]byte{}, der...)
-	forged[len(forged)-1] ^= 1
-	write("forged.crl", forged)
+	scoped.ExtraExtensions = []pkix.Extension{caOnly(), {Id: asn1.ObjectIdentifier{1, 2, 3, 4}, Critical: true, Value: []byte{5, 0}}}
+	l.sign("scoped.crl", scoped, ca, key)
+	l.write("edwards-forged.crl", flipped(l.sign("edwards.crl", full, edwards, edSigner)))
+	l.write("cut.crl", der[:700])
+	l.write("longer.crl", append(append([]byte{}, der...), 0))
+	l.write("empty.crl", nil)
+	l.write("forged.crl", flipped(der))
 
 	delta := x509.RevocationList{Number: big.NewInt(9), ThisUpdate: start, NextUpdate: start.Add(time.Hour), ExtraExtensions: []pkix.Extension{
-		{Id: asn1.ObjectIdentifier{2, 5, 29, 27}, Critical: true, Value: []byte{2, 1, 8}},
+		extension(27, true, 2, 1, 8),
 		{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: true, Value: []byte{5, 0}},
 	}}
-	write("delta.crl", sign(delta, ca, key))
-}
+	l.sign("delta.crl", delta, ca, key)
 
-func newECKey(t *testing.T) crypto.Signer {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
-func testIssuer(t *testing.T, key crypto.Signer) (*x509.Certificate, crypto.Signer) {
-	t.Helper()
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{Organization: []string{"Example"}, CommonName: "Test\x1b[31m CA"},
-		NotBefore: time.Now(), NotAfter: time.Now().AddDate(1, 0, 0), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCRLSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert, key
-}
-
-// serveLists serves the folder, and some ways in which a server does not.
-func serveLists(t *testing.T, folder string) string {
-	t.Helper()
-	mux := http.NewServeMux()
-	mux.Handle("/lists/", http.StripPrefix("/lists/", http.FileServer(http.Dir(folder))))
-	mux.HandleFunc("/elsewhere", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/lists/full.crl", http.StatusFound) })
-	mux.HandleFunc("/nothing", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNoContent) })
-	mux.HandleFunc("/empty", func(w http.ResponseWriter, r *http.Request) {})
-	mux.HandleFunc("/stuck", func(w http.ResponseWriter, r *http.Request) {
-		w.Write([]byte("\x30\x82\x10\x00"))
-		w.(http.Flusher).Flush()
-		<-r.Context().Done()
+	// Accepted, and not as RFC 5280 wants it.
+	reason := func(code byte) []pkix.Extension { return []pkix.Extension{extension(21, false, 10, 1, code)} }
+	l.unsigned("odd.crl", ca, rawList{
+		Algorithm:  pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 99}},
+		ThisUpdate: start.AddDate(100, 0, 0),
+		Entries:    []rawEntry{{big.NewInt(1), start, reason(7)}, {big.NewInt(2), start, reason(11)}, {big.NewInt(3), start, reason(1)}},
+		Extensions: []pkix.Extension{
+			extension(20, false, 2, 1, 5), extension(20, false, 2, 1, 0xff), extension(27, true, append([]byte{2, 21, 1}, make([]byte, 20)...)...),
+		},
 	})
-	mux.HandleFunc("/broken", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Length", "5000")
-		w.Write([]byte("\x30\x82\x10\x00"))
-	})
-	server := httptest.NewServer(mux)
-	t.Cleanup(server.Close)
-	return server.URL
+	l.unsigned("reversed.crl", ca, rawList{ThisUpdate: start, NextUpdate: start.AddDate(0, 0, -1)})
 }
 
 func TestRoughly(t *testing.T) {
@@ -218,5 +132,64 @@ func TestInspectInterrupted(t *testing.T) {
 	// The goroutine that opens the pipe ends with the process, here with this.
 	if w, err := os.OpenFile(pipe, os.O_WRONLY|unix.O_NONBLOCK, 0); err == nil {
 		w.Close()
+	}
+}
+
+// TestInterruptedReadIsTheLast: what a read that was interrupted still brings
+// goes nowhere, since what it would be kept in is closed by then.
+func TestInterruptedReadIsTheLast(t *testing.T) {
+	l := listFolder{t, t.TempDir()}
+	cert, key := testIssuer(t, newECKey(t))
+	der := l.sign("list.crl", x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour)}, cert, key)
+	synctest.Test(t, func(t *testing.T) {
+		reads, waiting, release := 0, make(chan struct{}), make(chan struct{})
+		stdin := readerFunc(func(b []byte) (int, error) {
+			switch reads++; reads {
+			case 1:
+				return copy(b, der[:100]), nil
+			case 2:
+				close(waiting)
+				<-release
+				return copy(b, der[100:]), nil
+			}
+			return 0, io.EOF
+		})
+		a := &app{stdin: stdin, stdout: io.Discard, stderr: io.Discard, env: func(string) string { return "" }, now: time.Now, output: outputTable}
+		root := newRootCmd(a)
+		root.SetArgs([]string{"crl", "inspect", "-"})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- root.ExecuteContext(ctx) }()
+		<-waiting
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("%v, want the context's end", err)
+		}
+		close(release)
+		synctest.Wait()
+		if reads != 2 {
+			t.Errorf("%d reads, want none after the one that was interrupted", reads)
+		}
+	})
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
+
+// TestUnsolicitedResponse: what net/http says about a server is not on stderr.
+func TestUnsolicitedResponse(t *testing.T) {
+	l := listFolder{t, t.TempDir()}
+	cert, key := testIssuer(t, newECKey(t))
+	der := l.sign("list.crl", x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour)}, cert, key)
+	url, gone := serveRudely(t, der)
+	var said, stderr output
+	stdlog.SetOutput(&said)
+	if code := run([]string{"crl", "inspect", url + "/chatty"}, strings.NewReader(""), io.Discard, &stderr, func(string) string { return "" }); code != 0 {
+		t.Errorf("exit code %d: %s", code, stderr.String())
+	}
+	<-gone // net/http closes the connection after it has complained
+	if said.String() != "" || stderr.String() != "" {
+		t.Errorf("said: %q%q, want nothing", said.String(), stderr.String())
 	}
 }

@@ -2,11 +2,15 @@ package main
 
 import (
 	"bytes"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
 )
 
 var (
@@ -56,5 +60,81 @@ func TestReadme(t *testing.T) {
 	}
 	if commands < 3 {
 		t.Errorf("the README shows %d pkiwarden commands: the blocks are not found", commands)
+	}
+}
+
+var (
+	codeBlock   = regexp.MustCompile("(?ms)^```([a-z]*)\n(.*?)^```$")
+	codeSpan    = regexp.MustCompile("`([^`\n]+)`")
+	invocation  = regexp.MustCompile(`(?:^|[|(;&] *)(?:[A-Z_]+=\S+ )*pkiwarden ([a-z][a-z-]*(?: [a-z][a-z-]*)?)`)
+	commandName = regexp.MustCompile(`^[a-z]+( [a-z]+)?$`)
+	yamlArgs    = regexp.MustCompile(`(?m)^\s*args: \[([a-z]+)`)
+)
+
+// TestNamedCommands holds that each command that the README, the runbook and the
+// manifests tell somebody to use is one of the binary's.
+func TestNamedCommands(t *testing.T) {
+	known := map[string]bool{}
+	var walk func(cmd *cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		known[strings.TrimPrefix(cmd.CommandPath(), "pkiwarden ")] = true
+		for _, sub := range cmd.Commands() {
+			walk(sub)
+		}
+	}
+	walk(newRootCmd(&app{stdout: io.Discard, stderr: io.Discard}))
+	named := 0
+	check := func(file, command string) {
+		t.Helper()
+		named++
+		first, _, _ := strings.Cut(command, " ")
+		if !known[command] && (!known[first] || first == "crl") {
+			t.Errorf("%s names the command %q, which there is none of", file, command)
+		}
+	}
+	files := []string{"../../README.md"}
+	err := filepath.WalkDir("../../manifests", func(name string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.Type().IsRegular() {
+			files = append(files, name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := string(content)
+		var code []string
+		for _, block := range codeBlock.FindAllStringSubmatch(text, -1) {
+			for line := range strings.Lines(block[2]) {
+				if line, typed := strings.CutPrefix(line, "$ "); typed || block[1] == "sh" {
+					code = append(code, line)
+				}
+			}
+		}
+		for _, span := range codeSpan.FindAllStringSubmatch(codeBlock.ReplaceAllString(text, ""), -1) {
+			code = append(code, span[1])
+		}
+		for _, line := range code {
+			for _, found := range invocation.FindAllStringSubmatch(line, -1) {
+				check(file, found[1])
+			}
+		}
+		for _, found := range yamlArgs.FindAllStringSubmatch(text, -1) {
+			check(file, found[1])
+		}
+		_, exitCodes, _ := strings.Cut(text, "\n## Exit codes\n")
+		for _, found := range codeSpan.FindAllStringSubmatch(exitCodes, -1) {
+			if commandName.MatchString(found[1]) {
+				check(file, found[1])
+			}
+		}
+	}
+	if named < 20 {
+		t.Errorf("%d commands are named: they are not found", named)
 	}
 }

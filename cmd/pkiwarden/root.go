@@ -59,6 +59,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer, env func(stri
 		}
 	}()
 
+	bridgeStdLog(nil)
 	// The first signal asks for an orderly end; with the handler gone, a second
 	// one ends the process at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -82,7 +83,10 @@ func newRootCmd(a *app) *cobra.Command {
 		Long: `pkiwarden is a sidecar for Vault and Consul on Kubernetes. It renews their
 long-lived serving certificates, keeps Vault's PKI tidy in step with how fast
 certificates are revoked, and says, days ahead, when a revocation list will no
-longer fit into Vault's storage.`,
+longer fit into Vault's storage.` + codes{
+			0: "well, or done", exitWarning: "a warning", exitCritical: "critical; failed or refused",
+			exitUnknown: "unknown: it could not be determined", exitUsage: "wrong usage or configuration", exitInterrupted: interrupted,
+		}.help(),
 		Example: `  pkiwarden validate --config pkiwarden.yaml
   pkiwarden version -o json`,
 		SilenceUsage:      true,
@@ -109,6 +113,7 @@ func newHelpCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:     "help [COMMAND]",
 		Short:   "Explain a command",
+		Long:    "Help explains a command, or without one says which there are." + codes{0: "explained", exitUsage: "there is no such command"}.help(),
 		Example: "  pkiwarden help validate",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			about, rest, err := cmd.Root().Find(args)
@@ -143,8 +148,8 @@ func classify(cmd *cobra.Command) {
 	}
 	if args := cmd.Args; args != nil {
 		cmd.Args = func(cmd *cobra.Command, given []string) error {
-			if err := args(cmd, given); err != nil {
-				return usageError(cmd, err)
+			if args(cmd, given) != nil {
+				return argumentsError(cmd, given)
 			}
 			return nil
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -40,6 +41,7 @@ func TestExitCodes(t *testing.T) {
 		{"wrapped", fmt.Errorf("outer: %w", &exitError{code: exitWarning}), exitWarning, ""},
 		{"several", errors.Join(errors.New("one"), errors.New("two")), exitCritical, "error: one\nerror: two\n"},
 		{"several lines", errors.New("Code: 403. Errors:\n\n* denied"), exitCritical, "error: Code: 403. Errors:; * denied\n"},
+		{"what another said", errors.New("it says \x1b[2Jhello\u202e"), exitCritical, "error: it says \ufffd[2Jhello\ufffd\n"},
 		{"cancelled by itself", context.Canceled, exitCritical, "error: context canceled\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -100,4 +102,49 @@ func TestHelp(t *testing.T) {
 		}
 	}
 	walk(newRootCmd(a))
+}
+
+// TestHelpExitCodes holds that each command's help says which exit codes it has.
+func TestHelpExitCodes(t *testing.T) {
+	want := map[string]string{
+		"pkiwarden":             "0 1 2 3 64 70 130",
+		"pkiwarden run":         "0 2 64 70", // a signal is its orderly end
+		"pkiwarden tidy":        "0 2 3 64 70 130",
+		"pkiwarden crl inspect": "0 2 3 64 70 130",
+		"pkiwarden crl diff":    "0 2 3 64 70 130",
+		"pkiwarden crl limit":   "0 2 3 64 70 130",
+		"pkiwarden validate":    "0 2 64 70",
+		"pkiwarden version":     "0 2 64 70",
+		"pkiwarden completion":  "0 2 64 70",
+		"pkiwarden help":        "0 2 64 70",
+	}
+	line := regexp.MustCompile(`^  ([0-9]+) +\S`)
+	var walk func(cmd *cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		for _, sub := range cmd.Commands() {
+			walk(sub)
+		}
+		if cmd.CommandPath() == "pkiwarden crl" { // which only groups
+			return
+		}
+		var stdout bytes.Buffer
+		run(append(strings.Fields(cmd.CommandPath())[1:], "--help"), strings.NewReader(""), &stdout, io.Discard, func(string) string { return "" })
+		_, help, _ := strings.Cut(stdout.String(), "\nExit codes:\n")
+		help, _, _ = strings.Cut(help, "\n\n")
+		var codes []string
+		for text := range strings.Lines(help) {
+			if found := line.FindStringSubmatch(text); found != nil {
+				codes = append(codes, found[1])
+			}
+			if len(text) > 81 {
+				t.Errorf("%s --help: more than 80 characters: %s", cmd.CommandPath(), text)
+			}
+		}
+		if got := strings.Join(codes, " "); got != want[cmd.CommandPath()] {
+			t.Errorf("%s --help has the exit codes %q, want %q", cmd.CommandPath(), got, want[cmd.CommandPath()])
+		}
+	}
+	root := newRootCmd(&app{stdout: io.Discard, stderr: io.Discard})
+	root.InitDefaultHelpCmd()
+	walk(root)
 }

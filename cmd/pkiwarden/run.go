@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -33,7 +34,10 @@ without one it only measures and reports.
 
 It ends on SIGTERM or SIGINT: work under way is joined first, then the Lease is
 released. A changed configuration file is read again within 10 seconds, or at
-once on SIGHUP; a wrong one is refused and the last good one stays in force.`,
+once on SIGHUP; a wrong one is refused and the last good one stays in force.` + codes{
+			0: "ended by a signal", exitCritical: "could not start: a port that is taken, a file that cannot be read",
+			exitUsage: "wrong usage or configuration",
+		}.help(),
 		Example: `  pkiwarden run
   pkiwarden run --config /etc/pkiwarden/config.yaml
   VAULT_ADDR=https://127.0.0.1:8200 VAULT_TOKEN=… pkiwarden run`,
@@ -71,6 +75,7 @@ func runForever(ctx context.Context, a *app) error {
 	for {
 		log := newLogger(a.stderr, cfg.Log)
 		kube.BridgeLog(log)
+		bridgeStdLog(log)
 		file.log = log
 		next, err := runOne(ctx, a, log, cfg, file)
 		switch {
@@ -129,6 +134,19 @@ func newLogger(w io.Writer, c config.Log) *slog.Logger {
 		return slog.New(slog.NewTextHandler(w, options))
 	}
 	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+// bridgeStdLog gives what Go's own packages tell package log (net/http about
+// servers that break the rules, for instance) to our log at debug level, or to
+// nobody: on stderr it would stand between the lines of JSON, or before a
+// command's one line.
+func bridgeStdLog(to *slog.Logger) {
+	stdlog.SetFlags(0)
+	if to == nil {
+		stdlog.SetOutput(io.Discard)
+		return
+	}
+	stdlog.SetOutput(slog.NewLogLogger(to.With("component", "go").Handler(), slog.LevelDebug).Writer())
 }
 
 func isTerminal(w io.Writer) bool {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	stdlog "log"
 	"net"
 	"os"
 	"strings"
@@ -30,7 +31,8 @@ func (o *output) String() string {
 }
 
 // TestRunNothing: without a Vault and without certificates there is nothing to
-// lead. It says so, stays leader, and ends in order.
+// lead. It says so, stays leader, and ends in order. What Go's own packages say
+// meanwhile is in its log.
 func TestRunNothing(t *testing.T) {
 	var out output
 	free, err := net.Listen("tcp", "127.0.0.1:0")
@@ -40,7 +42,7 @@ func TestRunNothing(t *testing.T) {
 	address := free.Addr().String()
 	free.Close()
 	env := map[string]string{"PKIWARDEN_CONFIG": t.TempDir() + "/c.yaml"}
-	if err := os.WriteFile(env["PKIWARDEN_CONFIG"], []byte("apiVersion: pkiwarden/v1\nlisten: {address: \""+address+"\"}\n"), 0o600); err != nil {
+	if err := os.WriteFile(env["PKIWARDEN_CONFIG"], []byte("apiVersion: pkiwarden/v1\nlisten: {address: \""+address+"\"}\nlog: {level: debug, format: json}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	a := &app{stderr: &out, env: func(key string) string { return env[key] }, now: time.Now}
@@ -60,6 +62,10 @@ func TestRunNothing(t *testing.T) {
 	}
 	if strings.Contains(out.String(), "no longer leading") {
 		t.Errorf("it stopped leading by itself:\n%s", out.String())
+	}
+	stdlog.Print("Unsolicited response: \"\x1b[31m\"")
+	if want := `"level":"DEBUG","msg":"Unsolicited response: \"\u001b[31m\"","component":"go"}`; !strings.Contains(out.String(), want) {
+		t.Errorf("the log has no %s:\n%s", want, out.String())
 	}
 	cancel()
 	if err := <-ended; err != nil {

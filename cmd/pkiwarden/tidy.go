@@ -30,11 +30,12 @@ switch, tidy.enabled is not asked; --dry-run changes nothing.
 
 Interrupted, the command ends and the run goes on in Vault; the next call
 follows it to the proof. With --cancel-on-interrupt a run that this call
-started is stopped, and what it deleted is proved by the next call.
-
-Exit codes: 0 each mount is done or not due; 2 a run failed or was refused, or
-a mount is not there; 3 it could not be determined: Vault sealed or away, or no
-mount is selected; 64 command line or configuration; 130 interrupted.`,
+started is stopped, and what it deleted is proved by the next call.` + codes{
+			0:            "each mount is done or not due",
+			exitCritical: "a run failed or was refused, or a mount is not there",
+			exitUnknown:  "it could not be determined: Vault sealed or away, or no mount is\nselected",
+			exitUsage:    "wrong usage or configuration", exitInterrupted: interrupted,
+		}.help(),
 		Example: `  pkiwarden tidy --dry-run
   pkiwarden tidy --mount pki --force
   pkiwarden tidy --config /etc/pkiwarden/config.yaml -o json`,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -21,7 +22,7 @@ type validation struct {
 
 // intention is one thing that the configuration makes pkiwarden do.
 type intention struct {
-	Part string `json:"part"` // vault, leadership, certificate, deliver, crl, tidy or metrics
+	Part string `json:"part"` // vault, leadership, state, certificate, deliver, crl, fleet, tidy or metrics
 	Does string `json:"does"`
 }
 
@@ -30,8 +31,8 @@ func newValidateCmd(a *app) *cobra.Command {
 		Use:   "validate",
 		Short: "Check the configuration and say what it would do",
 		Long: `Validate reads the configuration as every other command does, and changes
-nothing. It prints every problem with its line and column, and exits 64; a good
-configuration is summed up, and the last line is ok.`,
+nothing. It prints every problem with its line and column; a good configuration
+is summed up as it is in force, and the last line is ok.` + codes{0: "good", exitUsage: "wrong usage or configuration: every problem is listed"}.help(),
 		Example: `  pkiwarden validate
   pkiwarden validate --config pkiwarden.yaml
   pkiwarden validate --config pkiwarden.yaml -o json | jq .problems`,
@@ -77,7 +78,7 @@ func validateJSON(a *app, c *config.Config, err error) error {
 }
 
 func intentions(c *config.Config) []intention {
-	out := []intention{{"vault", vaultDoes(c.Vault)}, {"leadership", leadershipDoes(c.LeaderElection)}}
+	out := []intention{{"vault", vaultDoes(c.Vault)}, {"leadership", leadershipDoes(c.LeaderElection)}, {"state", stateDoes(c)}}
 	for _, certificate := range c.Certificates {
 		out = append(out, intention{"certificate", certificateDoes(certificate)})
 	}
@@ -90,6 +91,7 @@ func intentions(c *config.Config) []intention {
 	}
 	return append(out,
 		intention{"crl", fmt.Sprintf("measures %s every %s against %s", strings.Join(c.CRL.Mounts, " "), config.Span(c.CRL.Interval), limit)},
+		intention{"fleet", fleetDoes(c.CRL.FleetSize)},
 		intention{"tidy", tidyDoes(c.Tidy)},
 		intention{"metrics", "on " + c.Listen.Address},
 	)
@@ -137,11 +139,31 @@ func leadershipDoes(l config.LeaderElection) string {
 	if l.Backend == config.BackendNone {
 		return "always leads: the only instance"
 	}
-	namespace := l.Namespace
-	if namespace == "" {
-		namespace = "the pod's namespace"
+	return fmt.Sprintf("candidate for the Lease %s in %s", l.Name, cmp.Or(l.Namespace, podNamespace))
+}
+
+// podNamespace is where a namespace that is not configured is.
+const podNamespace = "the pod's namespace"
+
+// stateDoes says where history, budgets and records are kept.
+func stateDoes(c *config.Config) string {
+	switch {
+	case c.State.Backend == config.BackendFile:
+		return "files in " + c.State.Path
+	case c.State.Backend == config.BackendConsul:
+		return "Consul's keys below " + c.State.Path
+	case !c.Kubernetes.Present && c.LeaderElection.Backend != config.BackendKubernetes:
+		return "none: there is no cluster for ConfigMaps, so that history ends with the process, and tidy cannot run"
 	}
-	return fmt.Sprintf("candidate for the Lease %s in %s", l.Name, namespace)
+	return "ConfigMaps in " + cmp.Or(c.LeaderElection.Namespace, podNamespace)
+}
+
+// fleetDoes says what rollout headroom is counted in.
+func fleetDoes(size int64) string {
+	if size == 0 {
+		return "live certificates are counted where that is cheap and trustworthy, else unknown"
+	}
+	return fmt.Sprintf("%d live certificates, as configured", size)
 }
 
 func certificateDoes(c config.Certificate) string {

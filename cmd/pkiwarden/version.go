@@ -56,6 +56,7 @@ func newVersionCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version, the commit and the Go release it was built with",
+		Long:  "Version prints the version, the commit and the Go release it was built with." + codes{0: "printed"}.help(),
 		Example: `  pkiwarden version
   pkiwarden version -o json`,
 		Args: cobra.NoArgs,
@@ -74,6 +75,7 @@ func newCompletionCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "completion bash|zsh|fish|powershell",
 		Short: "Print a completion script for a shell",
+		Long:  "Completion prints what makes a shell complete commands and flags." + codes{0: "printed"}.help(),
 		Example: `  source <(pkiwarden completion bash)
   pkiwarden completion zsh > "${fpath[1]}/_pkiwarden"`,
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
