@@ -128,8 +128,9 @@ func (t *Tidier) sampleAsked(ctx context.Context, v *view, p pki.Policy) {
 	if v.decision.Verdict == pki.Follow {
 		return
 	}
-	t.sample(ctx, v, p, &budget{until: t.now().Add(askedFor), pace: askedPace, asked: true}, true)
-	if left := askedExactly - t.samples.exact; left > 0 && ctx.Err() == nil {
+	b := &budget{until: t.now().Add(askedFor), pace: askedPace, asked: true}
+	t.sample(ctx, v, p, b, true)
+	if left := askedExactly - t.samples.exact; left > 0 && !b.spent && ctx.Err() == nil {
 		begin := t.now()
 		t.sample(ctx, v, p, &budget{until: begin.Add(left), pace: askedPace, asked: true}, false)
 		t.samples.exact += t.now().Sub(begin)

@@ -36,6 +36,9 @@ type world struct {
 	auto  bool // the pause is chosen
 	log   *slog.Logger
 	watch func(pki.Mount, pki.TidyStatus)
+
+	sampling   func(m pki.Mount, read, of int64)
+	sampleSize int
 }
 
 func newWorld(t *testing.T, change ...func(*tidiertest.Mount)) *world {
@@ -80,6 +83,7 @@ func (w *world) instance(name string) *tidier.Tidier {
 	tr, err := tidier.New(tidier.Options{
 		Vault: w.vault, CRLs: w.vault, State: w.state, Policy: w.policy,
 		Identity: name, Registerer: w.registry, AutoPause: w.auto, Watch: w.watch,
+		Sampling: w.sampling, SampleSize: w.sampleSize,
 		Log:    cmp.Or(w.log, slog.New(slog.NewTextHandler(w.t.Output(), nil))),
 		Report: func(f []pki.Finding) { w.findings = f },
 	})
