@@ -1,6 +1,9 @@
 package pki
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // Select returns those of mounts that patterns ask for, in their order. A
 // pattern is a mount's name in which each * stands for any text; one that
@@ -22,6 +25,33 @@ func Select(mounts []Mount, patterns []string) []Mount {
 		}
 	}
 	return selected
+}
+
+// NoMount is the finding that nothing is tidied: of the mounts that Vault shows,
+// patterns select none.
+func NoMount(shown []Mount, patterns []string) Finding {
+	const most = 10
+	var names []string
+	for _, m := range shown[:min(len(shown), most)] {
+		names = append(names, m.Name())
+	}
+	if len(shown) > most {
+		names = append(names, "…")
+	}
+	f := Finding{
+		Rule:     "tidy-no-mount",
+		Severity: Unknown,
+		Subject:  "Vault",
+		Summary:  "No PKI mount is tidied.",
+		Evidence: fmt.Sprintf("tidy.mounts %q selects none of the %d PKI mounts that Vault shows: %s", patterns, len(shown), strings.Join(names, ", ")),
+		Remedy:   "correct tidy.mounts",
+		Citation: "Vault API, sys/mounts: it shows what the token's policy lets it see",
+	}
+	if len(shown) == 0 {
+		f.Evidence = "Vault shows no PKI mount"
+		f.Remedy = "see vault.address and vault.namespace, and whether the token's policy has read on sys/mounts of the namespace"
+	}
+	return f
 }
 
 func matchesAny(patterns []string, name string) bool {

@@ -192,7 +192,7 @@ func (c *cluster) workOn(client *api.Client, o vaultWorkOptions) (*vaultWork, er
 		tidyState = nowhere{}
 	}
 	w.tidier, err = tidier.New(tidier.Options{
-		Vault: rotating{w.pki, w.watch}, CRLs: w.watch, State: tidyState, Policy: tidyPolicy(c.cfg), Mounts: c.cfg.Tidy.Mounts,
+		Vault: rotating{w.pki, w.watch}, CRLs: w.watch, State: tidyState, Policy: tidyPolicy(c.cfg), Mounts: c.cfg.Tidy.Mounts, Watched: c.cfg.CRL.Mounts,
 		AutoPause: c.cfg.Tidy.Pause == nil,
 		Identity:  c.identity, Log: o.log, Registerer: o.registry, Report: o.reportPKI, Watch: o.watchTidy,
 	})

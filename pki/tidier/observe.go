@@ -3,6 +3,7 @@ package tidier
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pkiwarden/pkiwarden/pki"
@@ -11,11 +12,6 @@ import (
 // ttlLifetime is how long the longest TTL of a mount is believed: it takes one
 // request per role.
 const ttlLifetime = time.Hour
-
-type cachedTTL struct {
-	longest pki.LongestTTL
-	at      time.Time
-}
 
 // view is one mount as it was last seen, with its record and what was decided.
 type view struct {
@@ -41,6 +37,16 @@ type survey struct {
 // survey looks at Vault and at the tidy-status of every PKI mount, wanted or
 // not: they tidy one at a time.
 func (t *Tidier) survey(ctx context.Context) (*survey, error) {
+	return t.surveyOf(ctx, true)
+}
+
+// glance is survey by what is remembered, with the tidy-status of some mounts
+// read anew. It is enough to decide that nothing is to be done.
+func (t *Tidier) glance(ctx context.Context, anew ...pki.Mount) (*survey, error) {
+	return t.surveyOf(ctx, false, anew...)
+}
+
+func (t *Tidier) surveyOf(ctx context.Context, fresh bool, anew ...pki.Mount) (*survey, error) {
 	s := &survey{statuses: make(map[pki.Mount]pki.TidyStatus), errs: make(map[pki.Mount]error)}
 	var err error
 	if s.health, err = t.readHealth(ctx); err != nil {
@@ -57,14 +63,16 @@ func (t *Tidier) survey(ctx context.Context) (*survey, error) {
 			return nil, err
 		}
 	}
-	if s.mounts, err = t.o.Vault.Mounts(ctx); err != nil {
+	if s.mounts, err = t.mounts(ctx, fresh); err != nil {
 		return nil, err
 	}
 	for _, m := range s.mounts {
-		if s.statuses[m], err = t.readStatus(ctx, m); err != nil {
+		status, err := t.status(ctx, m, fresh || slices.Contains(anew, m))
+		if err != nil {
 			s.errs[m] = err
-			delete(s.statuses, m)
+			continue
 		}
+		s.statuses[m] = status
 	}
 	s.leases = t.readLeases(ctx)
 	return s, nil
@@ -80,12 +88,12 @@ func (s *survey) otherRun(m pki.Mount) string {
 	return ""
 }
 
-// look observes one mount, reads its record and plans by p. Lists are measured
-// now where fresh is true or none is remembered. Where p is asked for,
-// certificates are read until the estimate is good enough.
+// look observes one mount, with its record, and plans by p. Where fresh is true
+// all is read and measured now, else what is remembered counts, see [memory].
+// Where p is asked for, certificates are read until the estimate is good enough.
 func (t *Tidier) look(ctx context.Context, s *survey, m pki.Mount, p pki.Policy, fresh bool) (*view, error) {
 	v := &view{mount: m, key: m.StateKey(stateKind, s.cluster)}
-	if err := t.load(ctx, v); err != nil {
+	if err := t.recall(ctx, v, fresh); err != nil {
 		return nil, err
 	}
 	o := pki.Observation{Mount: m, Health: s.health, OtherRun: s.otherRun(m), Record: v.record, Load: t.latencies.load(t.now()), Leases: s.leases}
@@ -97,7 +105,7 @@ func (t *Tidier) look(ctx context.Context, s *survey, m pki.Mount, p pki.Policy,
 		status := s.statuses[m]
 		o.Status = &status
 	}
-	if err := t.readConfig(ctx, m, &o); err != nil {
+	if err := t.readConfig(ctx, m, &o, fresh); err != nil {
 		return nil, err
 	}
 	crls, known := t.o.CRLs.Latest(m)
@@ -121,31 +129,16 @@ func (t *Tidier) look(ctx context.Context, s *survey, m pki.Mount, p pki.Policy,
 }
 
 // readConfig fills in what config and roles of the mount say.
-func (t *Tidier) readConfig(ctx context.Context, m pki.Mount, o *pki.Observation) error {
-	if c, err := t.o.Vault.CRLConfig(ctx, m); err == nil {
-		o.CRLConfig = &c
-	} else if err := note(o, err); err != nil {
+func (t *Tidier) readConfig(ctx context.Context, m pki.Mount, o *pki.Observation, fresh bool) error {
+	config, err := t.settings(ctx, m, fresh)
+	if err != nil {
 		return err
 	}
-	if a, err := t.o.Vault.AutoTidy(ctx, m); err == nil {
-		o.AutoTidy = &a
-	} else if err := note(o, err); err != nil {
-		return err
-	}
+	o.CRLConfig, o.AutoTidy = config.crl, config.auto
+	o.Denied = append(o.Denied, config.denied...)
 	longest, err := t.longestTTL(ctx, m)
 	o.LongestTTL = longest
 	return note(o, err)
-}
-
-func (t *Tidier) longestTTL(ctx context.Context, m pki.Mount) (pki.LongestTTL, error) {
-	if c, ok := t.ttls[m]; ok && t.now().Sub(c.at) < ttlLifetime {
-		return c.longest, nil
-	}
-	longest, err := t.o.Vault.LongestTTL(ctx, m)
-	if err == nil {
-		t.ttls[m] = cachedTTL{longest, t.now()}
-	}
-	return longest, err
 }
 
 // note keeps a missing permission in o, to become a finding, and returns any

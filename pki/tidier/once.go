@@ -1,7 +1,6 @@
 package tidier
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -26,7 +25,7 @@ func (t *Tidier) Once(ctx context.Context) error {
 	}
 	defer leave()
 
-	s, err := t.survey(ctx)
+	s, err := t.glance(ctx)
 	if err != nil {
 		t.metrics.publish(nil, t.o.Policy, t.now())
 		return err
@@ -37,7 +36,7 @@ func (t *Tidier) Once(ctx context.Context) error {
 	if t.o.Policy.Enabled {
 		errs = append(errs, t.act(ctx, s, views))
 	}
-	t.publish(views)
+	t.publish(s, views)
 	return errors.Join(errs...)
 }
 
@@ -60,7 +59,8 @@ func (t *Tidier) lookAll(ctx context.Context, s *survey, mounts []pki.Mount) ([]
 func (t *Tidier) act(ctx context.Context, s *survey, views []*view) error {
 	until := t.now().Add(t.o.FollowFor)
 	var errs []error
-	for _, v := range byNeed(views) {
+	for _, v := range t.byNeed(views) {
+		errs = append(errs, t.own(ctx, v))
 		if v.record.WatchedSince.IsZero() {
 			record := v.record
 			record.WatchedSince = t.now()
@@ -90,25 +90,13 @@ func (t *Tidier) act(ctx context.Context, s *survey, views []*view) error {
 	return errors.Join(errs...)
 }
 
-// byNeed orders mounts: what is open first, then by the share of the storage's
-// limit, then by what is reclaimable.
-func byNeed(views []*view) []*view {
-	rank := func(v *view) int {
-		switch {
-		case v.record.Run != nil:
-			return 0
-		case v.decision.Verdict == pki.Follow:
-			return 1
-		}
-		return 2
+// byNeed orders mounts, see [pki.Need].
+func (t *Tidier) byNeed(views []*view) []*view {
+	needs := make(map[*view]pki.Need, len(views))
+	for _, v := range views {
+		needs[v] = pki.NeedOf(v.observation, v.decision, t.now())
 	}
-	return slices.SortedStableFunc(slices.Values(views), func(a, b *view) int {
-		return cmp.Or(
-			cmp.Compare(rank(a), rank(b)),
-			-cmp.Compare(a.decision.Estimate.LimitShare(), b.decision.Estimate.LimitShare()),
-			-cmp.Compare(a.decision.Estimate.Low, b.decision.Estimate.Low),
-		)
-	})
+	return slices.SortedFunc(slices.Values(views), func(a, b *view) int { return needs[a].Compare(needs[b]) })
 }
 
 // begin does what v's decision, Run or Follow, asks for first, so that v has an
@@ -145,6 +133,24 @@ func (t *Tidier) refresh(ctx context.Context, s *survey) error {
 	return err
 }
 
+// confirm decides about v anew by what other mounts and Vault's health are like
+// now: looking at v may have taken long.
+func (t *Tidier) confirm(ctx context.Context, v *view, p pki.Policy) error {
+	s, err := t.survey(ctx)
+	if err != nil {
+		return err
+	}
+	o := &v.observation
+	o.Health, o.OtherRun, o.Load = s.health, s.otherRun(v.mount), t.latencies.load(t.now())
+	if status, known := s.statuses[v.mount]; known {
+		o.Status = &status
+	} else {
+		o.Status = nil
+	}
+	v.decision = pki.Plan(*o, p, t.now())
+	return nil
+}
+
 // ignoreConflict drops the error of having come second: the next look shows
 // what the first one did.
 func ignoreConflict(err error) error {
@@ -156,7 +162,7 @@ func ignoreConflict(err error) error {
 
 // again looks at the mount after a run, for findings and metrics.
 func (t *Tidier) again(ctx context.Context, v *view) error {
-	s, err := t.survey(ctx)
+	s, err := t.glance(ctx, v.mount)
 	if err != nil {
 		return err
 	}
@@ -168,10 +174,10 @@ func (t *Tidier) again(ctx context.Context, v *view) error {
 }
 
 // publish tells metrics, findings and, where it changed, the decision.
-func (t *Tidier) publish(views []*view) {
+func (t *Tidier) publish(s *survey, views []*view) {
 	now := t.now()
 	t.metrics.publish(views, t.o.Policy, now)
-	var findings []pki.Finding
+	findings := append(t.noMount(s), pki.VaultFindings(s.leases)...)
 	for _, v := range views {
 		findings = append(findings, pki.Findings(v.observation, t.o.Policy, v.decision, now)...)
 		if said := string(v.decision.Verdict); t.spoken[v.mount] != said {
@@ -180,4 +186,14 @@ func (t *Tidier) publish(views []*view) {
 		}
 	}
 	t.o.Report(findings)
+}
+
+// noMount says that nothing is tidied, unless the CRL watch beside says that it
+// sees nothing either.
+func (t *Tidier) noMount(s *survey) []pki.Finding {
+	watched := t.o.Watched != nil && len(pki.Select(s.mounts, t.o.Watched)) == 0
+	if watched || len(pki.Select(s.mounts, t.o.Mounts)) > 0 {
+		return nil
+	}
+	return []pki.Finding{pki.NoMount(s.mounts, t.o.Mounts)}
 }

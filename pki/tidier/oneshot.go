@@ -56,9 +56,14 @@ type Result struct {
 	CRLRotated    bool         `json:"crlRotated"`
 }
 
+// ErrNoMount: no PKI mount is selected, or Vault shows none, so that nothing was
+// looked at.
+var ErrNoMount = errors.New("no PKI mount to tidy")
+
 // Tidy looks at each mount asked for, one after the other, and does what is
 // decided. It returns a Report for each mount that it could look at, in order,
-// with an error where a mount could not be looked at or is not there, where
+// with an error where a mount could not be looked at or is not there, where none
+// is selected ([ErrNoMount]), where
 // Vault refused a run or one failed, and where ctx ended before the proof. A
 // run that is not due, or is somebody else's, is no error.
 func (t *Tidier) Tidy(ctx context.Context, r Request) ([]Report, error) {
@@ -68,7 +73,7 @@ func (t *Tidier) Tidy(ctx context.Context, r Request) ([]Report, error) {
 	}
 	defer leave()
 
-	s, err := t.survey(ctx)
+	s, err := t.glance(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +101,11 @@ func (t *Tidier) Tidy(ctx context.Context, r Request) ([]Report, error) {
 // wanted are the mounts asked for.
 func (t *Tidier) wanted(s *survey, r Request) ([]pki.Mount, error) {
 	if len(r.Mounts) == 0 {
-		return pki.Select(s.mounts, t.o.Mounts), nil
+		selected := pki.Select(s.mounts, t.o.Mounts)
+		if len(selected) == 0 {
+			return nil, fmt.Errorf("%w: %s", ErrNoMount, pki.NoMount(s.mounts, t.o.Mounts).Evidence)
+		}
+		return selected, nil
 	}
 	var wanted []pki.Mount
 	for _, name := range r.Mounts {
@@ -119,11 +128,14 @@ func (t *Tidier) wanted(s *survey, r Request) ([]pki.Mount, error) {
 // instance means to look again.
 func (t *Tidier) tidyMount(ctx context.Context, m pki.Mount, p pki.Policy, r Request) (*Report, error) {
 	for {
-		s, err := t.survey(ctx)
+		s, err := t.glance(ctx, m)
 		if err != nil {
 			return nil, err
 		}
 		v, err := t.look(ctx, s, m, p, true)
+		if err == nil && v.decision.Verdict == pki.RunNow {
+			err = t.confirm(ctx, v, p)
+		}
 		if err != nil {
 			return nil, err
 		}

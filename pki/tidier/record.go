@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/pkiwarden/pkiwarden/pki"
 )
@@ -46,7 +47,14 @@ func (t *Tidier) load(ctx context.Context, v *view) error {
 		}
 	}
 	v.record, v.version = record, version
+	t.remember(v)
 	return nil
+}
+
+// remember keeps v's record, which is the one in the state.
+func (t *Tidier) remember(v *view) {
+	k := t.memory(v.mount)
+	k.record, k.version, k.recordAt = v.record, v.version, t.now()
 }
 
 // save writes record as the mount's, provided that it is still as v has it,
@@ -59,9 +67,11 @@ func (t *Tidier) save(ctx context.Context, v *view, record pki.Record) error {
 	}
 	version, err := t.o.State.Put(ctx, v.key, data, v.version)
 	if err != nil {
+		t.memory(v.mount).recordAt = time.Time{} // it is another one, or may be
 		return fmt.Errorf("writing tidy record of mount %s: %w", v.mount.Name(), err)
 	}
 	v.record, v.version = record, version
+	t.remember(v)
 	return nil
 }
 

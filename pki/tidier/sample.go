@@ -114,7 +114,7 @@ func (t *Tidier) sampleAll(ctx context.Context, s *survey, views []*view) {
 	}
 	b := &budget{until: t.now().Add(onceFor), reads: onceReads, pace: oncePace}
 	for _, urgent := range []bool{true, false} {
-		for _, v := range byNeed(views) {
+		for _, v := range t.byNeed(views) {
 			if b.spent || ctx.Err() != nil {
 				return
 			}

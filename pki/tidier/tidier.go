@@ -54,6 +54,9 @@ type Actor interface {
 	// that another run is on. After an error other than PermissionError,
 	// RefusedError, RedirectError and ErrSealed it may have been.
 	StartTidy(context.Context, pki.Mount, pki.TidyParams) (started bool, err error)
+	// DisableAutoTidy switches the mount's own auto-tidy off and leaves its other
+	// settings as they are.
+	DisableAutoTidy(context.Context, pki.Mount) error
 	// CancelTidy asks the run that is on to stop, whosever it is, and tells
 	// whether there is one. It does not wait.
 	CancelTidy(context.Context, pki.Mount) (asked bool, err error)
@@ -90,6 +93,10 @@ type Options struct {
 	State  State // nil: nothing is remembered, so that nothing can be run
 	Policy pki.Policy
 	Mounts []string // patterns as [pki.Select] reads them; default: all
+
+	// Watched are the patterns of the CRL watch beside it, which tells by itself
+	// where they select nothing; nil: there is none.
+	Watched []string
 
 	// Identity names this instance in records. It need not be unique: a random
 	// part is added.
@@ -141,10 +148,10 @@ type Tidier struct {
 	now     func() time.Time
 	metrics *metrics
 
-	turn   chan struct{} // holds one token: whoever took it may use what is below
-	ttls   map[pki.Mount]cachedTTL
+	turn   chan struct{}        // holds one token: whoever took it may use what is below
 	spoken map[pki.Mount]string // what was last logged about a mount
 
+	memories  memories
 	samples   sampler
 	latencies latencies
 	leases    leaseCount
@@ -200,9 +207,10 @@ func New(o Options) (*Tidier, error) {
 		now:     o.Now,
 		metrics: m,
 		turn:    make(chan struct{}, 1),
-		ttls:    make(map[pki.Mount]cachedTTL),
 		spoken:  make(map[pki.Mount]string),
-		samples: newSampler(),
+
+		memories: memories{of: make(map[pki.Mount]*memory)},
+		samples:  newSampler(),
 	}
 	t.turn <- struct{}{}
 	return t, nil

@@ -5,6 +5,7 @@ package tidiertest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -35,6 +36,7 @@ type Revocation struct {
 type Mount struct {
 	pki.Mount
 	Config     pki.CRLConfig
+	Auto       pki.AutoTidy // zero: off, with Vault's defaults
 	LongestTTL pki.LongestTTL
 	Limit      crl.Limit
 	Pace       time.Duration // how long a run takes
@@ -281,10 +283,23 @@ func (v *Vault) CRLConfig(ctx context.Context, m pki.Mount) (pki.CRLConfig, erro
 
 // AutoTidy implements tidier.Vault.
 func (v *Vault) AutoTidy(ctx context.Context, m pki.Mount) (pki.AutoTidy, error) {
-	if _, err := v.enter(ctx, "AutoTidy", m); err != nil {
+	known, err := v.enter(ctx, "AutoTidy", m)
+	if err != nil {
 		return pki.AutoTidy{}, err
 	}
-	return pki.AutoTidy{Interval: 12 * time.Hour, SafetyBuffer: 72 * time.Hour}, v.leave("AutoTidy", m)
+	a := known.Auto
+	a.Interval, a.SafetyBuffer = cmp.Or(a.Interval, 12*time.Hour), cmp.Or(a.SafetyBuffer, 72*time.Hour)
+	return a, v.leave("AutoTidy", m)
+}
+
+// DisableAutoTidy implements tidier.Vault.
+func (v *Vault) DisableAutoTidy(ctx context.Context, m pki.Mount) error {
+	known, err := v.enter(ctx, "DisableAutoTidy", m)
+	if err != nil {
+		return err
+	}
+	known.Auto.Enabled = false
+	return v.leave("DisableAutoTidy", m)
 }
 
 // LongestTTL implements tidier.Vault.
