@@ -92,7 +92,7 @@ func interruptedTidy(reports []tidier.Report) error {
 // tidyExitCode tells what could not be determined from what failed or was
 // refused.
 func tidyExitCode(err error) int {
-	for _, unknown := range []error{errLogin, pki.ErrSealed, pki.ErrNoActiveNode, pki.ErrUnreachable} {
+	for _, unknown := range []error{errLogin, tidier.ErrNoMount, pki.ErrSealed, pki.ErrNoActiveNode, pki.ErrUnreachable} {
 		if errors.Is(err, unknown) {
 			return exitUnknown
 		}
