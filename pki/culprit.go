@@ -89,5 +89,9 @@ func (c Culprit) remedy(m Mount) string {
 	if m.UUID == "" {
 		raw = "sys/raw/logical/UUID/" + c.Key() + " with the mount's uuid of sys/mounts"
 	}
-	return fmt.Sprintf("see it with %s; take a snapshot of the storage, then have an administrator read, repair or delete %s (raw_storage_endpoint, sudo)", read, raw)
+	remedy := fmt.Sprintf("see it with %s; take a snapshot of the storage, then have an administrator read, repair or delete %s (raw_storage_endpoint, sudo)", read, raw)
+	if c.Store == "certs" {
+		remedy += "; until then tidy.certStore: false lets runs come to the revocations, which they look at after the certificates"
+	}
+	return remedy
 }

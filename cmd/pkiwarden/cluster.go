@@ -146,7 +146,9 @@ type vaultWorkOptions struct {
 	registry  prometheus.Registerer // nil for one-shot commands
 	reportCRL func([]crl.Finding)
 	reportPKI func([]pki.Finding)
-	watchTidy func(pki.Mount, pki.TidyStatus) // nil for nobody
+
+	watchTidy     func(pki.Mount, pki.TidyStatus) // nil for nobody, as the next
+	watchSampling func(m pki.Mount, read, of int64)
 }
 
 func (c *cluster) vaultWork(session *vault.Session, o vaultWorkOptions) (*vaultWork, error) {
@@ -194,7 +196,8 @@ func (c *cluster) workOn(client *api.Client, o vaultWorkOptions) (*vaultWork, er
 	w.tidier, err = tidier.New(tidier.Options{
 		Vault: rotating{w.pki, w.watch}, CRLs: w.watch, State: tidyState, Policy: tidyPolicy(c.cfg), Mounts: c.cfg.Tidy.Mounts, Watched: c.cfg.CRL.Mounts,
 		AutoPause: c.cfg.Tidy.Pause == nil,
-		Identity:  c.identity, Log: o.log, Registerer: o.registry, Report: o.reportPKI, Watch: o.watchTidy,
+		Identity:  c.identity, Log: o.log, Registerer: o.registry, Report: o.reportPKI,
+		Watch: o.watchTidy, Sampling: o.watchSampling,
 	})
 	return w, err
 }

@@ -122,7 +122,7 @@ func oneTidy(ctx context.Context, a *app, cfg *config.Config, r tidier.Request) 
 	if err != nil {
 		return nil, err
 	}
-	work, err := cluster.vaultWork(session, vaultWorkOptions{log: log, watchTidy: shown.tidy})
+	work, err := cluster.vaultWork(session, vaultWorkOptions{log: log, watchTidy: shown.tidy, watchSampling: shown.reading})
 	if err != nil {
 		return nil, err
 	}

@@ -56,6 +56,15 @@ path "+/certs" {
   capabilities = ["list"]
 }
 
+# Optional: how many leases there are, and how many Vault could not revoke
+# (findings vault-lease-backlog and vault-irrevocable-leases). It is all of
+# Vault's telemetry, the names of mounts and hosts among it, so it is not given
+# by default. Read every ten minutes, from the active node.
+#
+# path "sys/metrics" {
+#   capabilities = ["read"]
+# }
+
 # Its own token, for tokens without the policy "default".
 path "auth/token/lookup-self" {
   capabilities = ["read"]

@@ -10,6 +10,8 @@ path "+/tidy" {
   capabilities = ["update"]
 }
 
+# Optional: stopping a run of its own that makes Vault slow, or, with
+# --cancel-on-interrupt, that of a job which is ended. Without it runs go on.
 path "+/tidy-cancel" {
   capabilities = ["update"]
 }

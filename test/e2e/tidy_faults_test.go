@@ -103,7 +103,7 @@ func TestTidyStopsAtABadCertificate(t *testing.T) {
 	}
 	named := false
 	for _, f := range findings {
-		named = named || f.Rule == "tidy-failed" && strings.Contains(f.Summary+f.Evidence+f.Remedy, "00:0b:ad") && strings.Contains(f.Remedy, "sys/raw/logical/"+v.mount.UUID+"/certs/00-0b-ad")
+		named = named || f.Rule == "tidy-failed" && strings.Contains(f.Summary+f.Evidence+f.Remedy, "00:0b:ad") && strings.Contains(f.Remedy, "sys/raw/logical/"+v.mount.UUID+"/certs/00-0b-ad") && strings.Contains(f.Remedy, "tidy.certStore: false")
 	}
 	if !named {
 		t.Errorf("no finding names the certificate: %+v", findings)
