@@ -10,6 +10,8 @@ cd "$(dirname "$0")"
 
 vault policy write pkiwarden-observe observe.hcl
 vault policy write pkiwarden-tidy tidy.hcl
+# For tidy.ownAutoTidy: true, and then among the role's token_policies below:
+#   vault policy write pkiwarden-auto-tidy auto-tidy.hcl
 
 # Once per Vault; an answer "path is already in use" means that it is done:
 #   vault auth enable kubernetes

@@ -4,7 +4,7 @@
 #   vault policy write pkiwarden-tidy tidy.hcl
 #
 # Not in it, and never needed: "pki/*", revoking, issuing, issuers, any config
-# path, sys/raw, sudo.
+# path but that of auto-tidy.hcl, sys/raw, sudo.
 
 path "+/tidy" {
   capabilities = ["update"]

@@ -25,6 +25,7 @@ var (
 	toObserve = []vaultRequest{
 		{method: "GET", path: "sys/mounts"},
 		{method: "GET", path: "sys/config/state/sanitized"},
+		{method: "GET", path: "sys/metrics"},
 		{method: "GET", path: "pki/config/crl"},
 		{method: "GET", path: "pki/config/auto-tidy"},
 		{method: "GET", path: "pki/tidy-status"},
@@ -45,6 +46,12 @@ var (
 		{method: "POST", path: "pki/tidy", body: map[string]any{"tidy_revoked_certs": true, "safety_buffer": "72h"}},
 		{method: "POST", path: "pki/tidy-cancel"},
 		{method: "GET", path: "pki/crl/rotate"},
+	}
+	toOwn    = []vaultRequest{{method: "POST", path: "pki/config/auto-tidy", body: map[string]any{"enabled": false}}}
+	notToOwn = []vaultRequest{
+		{method: "POST", path: "pki/config/auto-tidy", body: map[string]any{"enabled": true}},
+		{method: "POST", path: "pki/config/auto-tidy", body: map[string]any{"enabled": false, "safety_buffer": "1s"}},
+		{method: "POST", path: "pki/config/crl", body: map[string]any{"disable": true}},
 	}
 	toNobody = []vaultRequest{
 		// Issuers, keys and certificates.
@@ -112,6 +119,7 @@ func TestVaultPolicies(t *testing.T) {
 	observer := policyToken(t, ctx, vault, "pkiwarden-observe")
 	both := policyToken(t, ctx, vault, "pkiwarden-observe", "pkiwarden-tidy")
 	tidyOnly := policyToken(t, ctx, vault, "pkiwarden-tidy")
+	owner := policyToken(t, ctx, vault, "pkiwarden-observe", "pkiwarden-tidy", "pkiwarden-auto-tidy")
 	for _, try := range []struct {
 		who      string
 		client   *api.Client
@@ -125,6 +133,9 @@ func TestVaultPolicies(t *testing.T) {
 		{"observe and tidy", both, toObserve, true},
 		{"tidy", tidyOnly, toTidy, true},
 		{"observe and tidy", both, toTidy, true},
+		{"owner of auto-tidy", owner, toObserve, true},
+		{"owner of auto-tidy", owner, toOwn, true},
+		{"owner of auto-tidy", owner, notToOwn, false},
 	} {
 		for _, r := range try.requests {
 			status, err := send(ctx, try.client, r, issuer)
@@ -177,7 +188,7 @@ func preparePKI(t *testing.T, ctx context.Context, root *api.Client) string {
 // policyToken writes the shipped policies and makes a token of them alone.
 func policyToken(t *testing.T, ctx context.Context, vault *servers.Vault, policies ...string) *api.Client {
 	t.Helper()
-	files := map[string]string{"pkiwarden-observe": "observe.hcl", "pkiwarden-tidy": "tidy.hcl"}
+	files := map[string]string{"pkiwarden-observe": "observe.hcl", "pkiwarden-tidy": "tidy.hcl", "pkiwarden-auto-tidy": "auto-tidy.hcl"}
 	for _, name := range policies {
 		if err := vault.Client().Sys().PutPolicyWithContext(ctx, name, readFile(t, manifestsDir+"/vault/"+files[name])); err != nil {
 			t.Fatal(err)
