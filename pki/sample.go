@@ -38,7 +38,8 @@ type sampledList struct {
 	level uint64 // of what is in question, all up to this hash have been read; 0: nothing
 
 	read    []fate
-	waiting []candidate // by hash
+	waiting []candidate // by hash, with those that were answered since
+	done    int         // of waiting: answered
 }
 
 // fate is a certificate that was read.
@@ -55,9 +56,17 @@ type candidate struct {
 	hash      uint64
 	revokedAt uint32
 	octets    uint8
-	failed    bool // left alone until the next pass
+	state     candidateState
 	serial    [20]byte
 }
+
+type candidateState uint8
+
+const (
+	toRead     candidateState = iota
+	unreadable                // left alone until the next pass
+	answered                  // it was read
+)
 
 // NewSample makes an empty sample of at most limit certificates. The key must
 // be drawn at random, so that nobody can choose serial numbers that are, or are
@@ -76,7 +85,7 @@ func (s *Sample) Len() (all, read int) {
 		return 0, 0
 	}
 	for _, l := range s.lists {
-		all, read = all+len(l.read)+len(l.waiting), read+len(l.read)
+		all, read = all+len(l.read)+len(l.waiting)-l.done, read+len(l.read)
 	}
 	return all, read
 }
@@ -101,7 +110,7 @@ func (s *Sample) Unstored(c Certificate) { s.answer(c, unstored) }
 // nothing, and is tried again after the next pass.
 func (s *Sample) Failed(c Certificate) {
 	if l, at := s.find(c); l != nil {
-		l.waiting[at].failed = true
+		l.waiting[at].state = unreadable
 	}
 }
 
@@ -111,7 +120,16 @@ func (s *Sample) answer(c Certificate, notAfter uint32) {
 		return
 	}
 	l.read = append(l.read, fate{c.hash, l.waiting[at].revokedAt, notAfter})
-	l.waiting = slices.Delete(l.waiting, at, at+1)
+	l.waiting[at].state = answered
+	if l.done++; l.done > len(l.waiting)/2 {
+		left := make([]candidate, 0, len(l.waiting)-l.done)
+		for _, w := range l.waiting {
+			if w.state != answered {
+				left = append(left, w)
+			}
+		}
+		l.waiting, l.done = left, 0
+	}
 }
 
 func (s *Sample) find(c Certificate) (*sampledList, int) {
@@ -120,7 +138,7 @@ func (s *Sample) find(c Certificate) (*sampledList, int) {
 		return nil, 0
 	}
 	at, found := slices.BinarySearchFunc(l.waiting, c.hash, func(w candidate, h uint64) int { return cmp.Compare(w.hash, h) })
-	if !found {
+	if !found || l.waiting[at].state == answered {
 		return nil, 0
 	}
 	return l, at
@@ -239,6 +257,13 @@ func (s *Sample) Accept(p *Pass, lists []CRL) {
 			continue
 		}
 		l := &sampledList{frame: c.Summary, from: passed.from, share: p.goal.share, older: p.goal.older}
+		present := 0
+		for _, is := range passed.present {
+			if is {
+				present++
+			}
+		}
+		l.read = make([]fate, 0, present)
 		for i, f := range passed.read {
 			if passed.present[i] {
 				l.read = append(l.read, f)

@@ -228,7 +228,7 @@ func (l *sampledList) unread(from, to int64, upTo uint64) (first uint64, oldest 
 		if c.hash > upTo {
 			break
 		}
-		if at := int64(c.revokedAt); at >= from && at < to && !c.failed {
+		if at := int64(c.revokedAt); at >= from && at < to && c.state == toRead {
 			if first == 0 {
 				first, oldest = c.hash, at
 			}

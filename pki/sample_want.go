@@ -104,7 +104,7 @@ func (s *Sample) inventory(e Estimate) (all inventory, news bool) {
 		level := known.share
 		for _, c := range known.waiting {
 			switch at := int64(c.revokedAt); {
-			case c.failed || at >= l.to:
+			case c.state != toRead || at >= l.to:
 			case at < l.from:
 				all.sureWaiting++
 			default:
@@ -207,7 +207,7 @@ func (s *Sample) due(e listEstimate, sure bool, most int) []Certificate {
 		if len(due) >= most {
 			break
 		}
-		if at := int64(c.revokedAt); !c.failed && at < e.to && sure == (at < e.from) {
+		if at := int64(c.revokedAt); c.state == toRead && at < e.to && sure == (at < e.from) {
 			due = append(due, Certificate{Serial: c.serialText(), list: e.crl.Issuer.ID, hash: c.hash})
 		}
 	}
