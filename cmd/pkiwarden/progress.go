@@ -15,6 +15,7 @@ import (
 
 const (
 	barWidth     = 24
+	redrawEvery  = 100 * time.Millisecond
 	clearLine    = "\r\x1b[K"
 	usualColumns = 80
 )
@@ -29,6 +30,7 @@ type progress struct {
 
 	mu    sync.Mutex
 	line  string // as it stands there; "": none
+	drawn time.Time
 	pace  pace
 	where string // what pace is of
 }
@@ -108,11 +110,13 @@ func (p *progress) reading(m pki.Mount, done, total int64) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if done >= total {
+	switch now := p.now(); {
+	case done >= total:
 		p.draw("")
-		return
+	case now.Sub(p.drawn) >= redrawEvery:
+		p.drawn = now
+		p.draw(p.bar(m.Name()+": reading certificates", done, total))
 	}
-	p.draw(p.bar(m.Name()+": reading certificates", done, total))
 }
 
 // bar is "what [####----] 40 of 100, 5/s, 12s left".

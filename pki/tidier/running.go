@@ -3,6 +3,7 @@ package tidier
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/pkiwarden/pkiwarden/pki"
@@ -40,7 +41,7 @@ func (t *Tidier) pause(v *view) pki.Pause {
 	in := pki.PauseInput{
 		Revocations: v.decision.Estimate.Total.Entries,
 		Read:        t.latencies.load(t.now()).Usual,
-		Within:      t.o.RunWithin,
+		Within:      t.within(),
 		Slower:      slower,
 	}
 	s := v.observation.Status
@@ -55,6 +56,25 @@ func (t *Tidier) pause(v *view) pki.Pause {
 		}
 	}
 	return pki.ChoosePause(in)
+}
+
+// within is how long a run that begins now may take: until its window closes,
+// at most Options.RunWithin.
+func (t *Tidier) within() time.Duration {
+	windows, now := t.o.Policy.Windows, t.now()
+	openAt := func(d time.Duration) bool {
+		return slices.ContainsFunc(windows, func(w pki.Window) bool { return w.Open(now.Add(d)) })
+	}
+	if !openAt(0) { // no window, or one that does not hold for this run
+		return t.o.RunWithin
+	}
+	const step = time.Minute
+	for d := step; d < t.o.RunWithin; d += step {
+		if !openAt(d) {
+			return d
+		}
+	}
+	return t.o.RunWithin
 }
 
 // goesOn is what is done at each look at a run that has not ended: tell how far

@@ -190,6 +190,22 @@ func TestAutoPause(t *testing.T) {
 	})
 }
 
+// A run that begins near the end of its window hurries.
+func TestAutoPauseWithinAWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // at midnight, UTC, and a minute
+		w := newWorld(t)
+		revoked := int64(60_000)
+		w.vault.Change(func(_ *pki.Health, mounts []*tidiertest.Mount) { mounts[0].Status.RevokedCount = &revoked })
+		w.policy.Windows = []pki.Window{{From: 0, To: 5*time.Minute + 30*time.Second}}
+		w.auto = true
+		w.once(w.instance("pod-1"))
+		// Four and a half minutes are left, five are the next whole ones: 5 ms for each of 60,000.
+		if p := w.mount.Params; p.Pause != 5*time.Millisecond {
+			t.Errorf("asked with %+v: %s", p, w.record().Last().PauseReason)
+		}
+	})
+}
+
 func TestLeasesAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
