@@ -3,7 +3,10 @@ package pki
 import (
 	"math"
 	"slices"
+	"sort"
 	"time"
+
+	"github.com/pkiwarden/pkiwarden/crl"
 )
 
 // listSlack is what a list may be longer than another one with the same
@@ -191,4 +194,19 @@ func (l RescueList) fitsOnce() (int64, bool) {
 		return 0, false
 	}
 	return expiries[at], true
+}
+
+// RoomFor is how many more of Vault's entries fit into a list of this size;
+// false where there is no limit, or none is known.
+func RoomFor(l crl.Limit, bytes, entries int64) (room int64, known bool) {
+	const most = 1 << 24 // beyond that there is room enough
+	if _, bounded := l.Used(bytes, entries); !bounded {
+		return 0, false
+	}
+	tooMany := sort.Search(most, func(n int) bool {
+		more := int64(n)
+		used, _ := l.Used(bytes+EntryBytes*more+listSlack*min(more, 1), entries+more)
+		return used > 1
+	})
+	return int64(max(0, tooMany-1)), true
 }

@@ -17,6 +17,7 @@ import (
 
 func newTidyCmd(a *app) *cobra.Command {
 	var r tidier.Request
+	var rescue rescueFlags
 	cmd := &cobra.Command{
 		Use:   "tidy",
 		Short: "Tidy Vault's PKI mounts where that is due, and prove what it achieved",
@@ -30,18 +31,31 @@ switch, tidy.enabled is not asked; --dry-run changes nothing.
 
 Interrupted, the command ends and the run goes on in Vault; the next call
 follows it to the proof. With --cancel-on-interrupt a run that this call
-started is stopped, and what it deleted is proved by the next call.` + codes{
+started is stopped, and what it deleted is proved by the next call.
+
+` + rescueHelp + codes{
 			0:            "each mount is done or not due",
-			exitCritical: "a run failed or was refused, or a mount is not there",
+			exitCritical: "a run failed or was refused, or a mount is not there; a rescue is\nneeded, or not complete",
 			exitUnknown:  "it could not be determined: Vault sealed or away, or no mount is\nselected",
 			exitUsage:    "wrong usage or configuration", exitInterrupted: interrupted,
 		}.help(),
 		Example: `  pkiwarden tidy --dry-run
   pkiwarden tidy --mount pki --force
-  pkiwarden tidy --config /etc/pkiwarden/config.yaml -o json`,
+  pkiwarden tidy --config /etc/pkiwarden/config.yaml -o json
+  pkiwarden tidy --rescue --mount pki
+  pkiwarden tidy --rescue --apply --mount pki`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return tidyOnce(cmd.Context(), a, r) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := rescue.check(cmd); err != nil {
+				return err
+			}
+			if rescue.rescue {
+				return rescueMounts(cmd.Context(), a, r, rescue.apply)
+			}
+			return tidyOnce(cmd.Context(), a, r)
+		},
 	}
+	rescue.add(cmd)
 	cmd.Flags().StringArrayVar(&r.Mounts, "mount", nil, "only this `MOUNT`; may be given again (default: tidy.mounts of the configuration)")
 	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "say what would be done, and change nothing")
 	cmd.Flags().BoolVar(&r.Force, "force", false, "run whether or not a threshold is reached or minInterval has passed; never below the floor of the safety buffer")
@@ -101,7 +115,17 @@ func tidyExitCode(err error) int {
 }
 
 // oneTidy makes the same tidier as a running instance has, and calls it once.
-func oneTidy(ctx context.Context, a *app, cfg *config.Config, r tidier.Request) ([]tidier.Report, error) {
+func oneTidy(ctx context.Context, a *app, cfg *config.Config, r tidier.Request) (reports []tidier.Report, err error) {
+	err = withTidier(ctx, a, cfg, !r.DryRun, func(ctx context.Context, work *vaultWork, _ *progress) (err error) {
+		reports, err = work.tidier.Tidy(ctx, r)
+		return err
+	})
+	return reports, err
+}
+
+// withTidier makes the same tidier as a running instance has, and lets act use
+// it. What acts needs a place for its record.
+func withTidier(ctx context.Context, a *app, cfg *config.Config, acts bool, act func(context.Context, *vaultWork, *progress) error) error {
 	shown := newProgress(a)
 	defer shown.clear()
 	log := newLogger(a.stderr, config.Log{Level: "warn", Format: cfg.Log.Format})
@@ -110,28 +134,23 @@ func oneTidy(ctx context.Context, a *app, cfg *config.Config, r tidier.Request) 
 	}
 	cluster, err := newCluster(a, log, cfg)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if !r.DryRun && cluster.state == nil {
-		return nil, errStateless
+	if acts && cluster.state == nil {
+		return errStateless
 	}
 	if cfg.Vault.Address == "" {
-		return nil, errNoVault
+		return errNoVault
 	}
 	session, err := cluster.newSession(log, nil, true)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	work, err := cluster.vaultWork(session, vaultWorkOptions{log: log, watchTidy: shown.tidy, watchSampling: shown.reading})
 	if err != nil {
-		return nil, err
-	}
-	var reports []tidier.Report
-	err = oneSession(ctx, session, func(ctx context.Context) (err error) {
-		reports, err = work.tidier.Tidy(ctx, r)
 		return err
-	})
-	return reports, err
+	}
+	return oneSession(ctx, session, func(ctx context.Context) error { return act(ctx, work, shown) })
 }
 
 func writeReports(w io.Writer, format outputFormat, reports []tidier.Report) error {

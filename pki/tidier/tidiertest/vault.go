@@ -43,6 +43,7 @@ type Mount struct {
 
 	RunError   string // ends every run in Error, after it deleted
 	RebuildErr error  // what building a CRL answers
+	Enforce    bool   // a CRL over Limit is refused, as storage does
 
 	Revoked []Revocation
 	Status  pki.TidyStatus
@@ -232,6 +233,9 @@ func (m *Mount) rebuild(now time.Time) error {
 	der, err := x509.CreateRevocationList(rand.Reader, template, m.cert, m.key)
 	if err != nil {
 		return err
+	}
+	if used, known := m.Limit.Used(int64(len(der)), int64(len(m.Revoked))); m.Enforce && known && used > 1 {
+		return &pki.TooLargeError{Message: fmt.Sprintf("put failed due to value being too large: %d bytes", len(der))}
 	}
 	m.der = der
 	m.list, err = crl.Scan(bytes.NewReader(der), crl.Options{})
