@@ -122,7 +122,7 @@ type Options struct {
 	Patience time.Duration
 
 	// SampleSize is how many certificates are remembered, of all mounts together,
-	// for estimates of what is reclaimable: 16 octets each, 40 until it is read.
+	// for estimates of what is reclaimable: 19 octets each, 45 until it is read.
 	// Default 200,000.
 	SampleSize int
 
