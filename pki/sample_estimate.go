@@ -84,7 +84,7 @@ func (s *Sample) narrow(e *Estimate) {
 			continue
 		}
 		j := judged{doubt: float64(l.high - l.low)}
-		if known := s.lists[l.crl.Issuer.ID]; known != nil {
+		if known := s.of(*l); known != nil {
 			j = known.judge(*l, sampleError*float64(e.Total.Entries))
 			narrowed = narrowed || j.read > 0
 		}
@@ -143,9 +143,6 @@ type slice struct {
 // after the first of them is not used.
 func (l *sampledList) judge(e listEstimate, tolerated float64) judged {
 	nothing := judged{doubt: float64(e.high - e.low)}
-	if !l.matches(e.crl.Summary) {
-		return nothing
-	}
 	from, to, level := max(e.from, l.from), min(e.to, l.seen(e.crl.Summary)), l.share
 	if first, oldest := l.unread(from, to, l.level); oldest != 0 {
 		if kept, _ := counted(e, from, oldest); float64(e.high-e.low-kept) <= tolerated {

@@ -87,7 +87,7 @@ type inventory struct {
 func (s *Sample) inventory(e Estimate) (all inventory, news bool) {
 	for i := range e.lists {
 		l := e.lists[i]
-		known := s.lists[l.crl.Issuer.ID]
+		known := s.of(l)
 		if known == nil {
 			news = news || l.crl.Summary.Entries > 0
 			continue
@@ -118,6 +118,16 @@ func (s *Sample) inventory(e Estimate) (all inventory, news bool) {
 		known.level = max(known.level, level)
 	}
 	return all, news
+}
+
+// of is the sample of a list, nil where there is none, or where it is of what
+// the list was before a tidy: reading more of that is of no use.
+func (s *Sample) of(e listEstimate) *sampledList {
+	l := s.lists[e.crl.Issuer.ID]
+	if l == nil || !l.matches(e.crl.Summary) {
+		return nil
+	}
+	return l
 }
 
 // canGrow tells whether a pass over the same lists would collect more.
@@ -198,7 +208,7 @@ func (s *Sample) Due(e Estimate, most int) []Certificate {
 // due are those of one list, of what surely is reclaimable or of what is in
 // question, by hash.
 func (s *Sample) due(e listEstimate, sure bool, most int) []Certificate {
-	l := s.lists[e.crl.Issuer.ID]
+	l := s.of(e)
 	if l == nil {
 		return nil
 	}
