@@ -56,8 +56,8 @@ type Result struct {
 	CRLRotated    bool         `json:"crlRotated"`
 }
 
-// ErrNoMount: no PKI mount is selected, or Vault shows none, so that nothing was
-// looked at.
+// ErrNoMount says that no PKI mount is selected, or that Vault shows none:
+// nothing was looked at.
 var ErrNoMount = errors.New("no PKI mount to tidy")
 
 // Tidy looks at each mount asked for, one after the other, and does what is
