@@ -186,6 +186,34 @@ func TestSomebodysRunIsFoundAmongMany(t *testing.T) {
 	})
 }
 
+// While a run of a mount that is not ours holds back the others, its end is seen
+// at the next look.
+func TestEndOfAnotherMountsRunIsSeenAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v, mounts, tr := cluster(t, 30, func(o *tidier.Options) { o.Mounts = []string{"*", "!pki-017"} })
+		v.Change(func(_ *pki.Health, mounts []*tidiertest.Mount) {
+			mounts[17].Pace = 7 * time.Minute
+			mounts[3].Revoke(2000, time.Now().Add(-200*hour), time.Now().Add(-190*hour))
+		})
+		if err := v.Rotate(t.Context(), mounts[3].Mount); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := v.StartTidy(t.Context(), mounts[17].Mount, pki.TidyParams{SafetyBuffer: 72 * hour, RevokedCerts: true}); err != nil {
+			t.Fatal(err)
+		}
+		for range 9 {
+			if err := tr.Once(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+		}
+		late := mounts[3].Status.StartedAt.Sub(mounts[17].Status.FinishedAt)
+		if mounts[3].Runs != 1 || late < 0 || late > time.Minute+time.Second {
+			t.Errorf("%d runs, begun %s after the other's end", mounts[3].Runs, late)
+		}
+	})
+}
+
 // A setting that is changed is seen within ten minutes, a right that is granted
 // within one.
 func TestSettingsAreReadAgain(t *testing.T) {
