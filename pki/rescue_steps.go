@@ -254,10 +254,9 @@ func (q *planner) stepNewKey() RescueStep {
 	s.Capability = &RescueRight{Path: "sys/mounts/" + path + "-next", Capability: "update"}
 	s.Commands = []string{
 		fmt.Sprintf("vault secrets enable -path=%s-next -max-lease-ttl=87600h pki", path),
-		fmt.Sprintf("vault write %s-next/root/generate/internal common_name=… issuer_name=next (or intermediate/generate/internal, sign the CSR, intermediate/set-signed)", path),
-		fmt.Sprintf("copy the roles, and point clients at %s-next", path),
+		fmt.Sprintf("vault write %s-next/root/generate/internal common_name=… issuer_name=next", path),
 	}
-	s.Why = "revocations of new certificates then work at once; not in this mount, since Vault builds all lists of a mount or none, and generating an issuer builds them too"
+	s.Why = "copy the roles and point clients at it: revocations of new certificates then work at once; not in this mount, since Vault builds all lists of a mount or none, and generating an issuer builds them too; an intermediate comes by intermediate/generate/internal and intermediate/set-signed"
 	if at := q.shrinks(); at.IsZero() {
 		s.Why += "; when the old list fits by itself is not known"
 	} else {
@@ -276,10 +275,10 @@ func (q *planner) stepDisable() RescueStep {
 	s.Need = Instead
 	s.Capability = q.yours("/config/crl")
 	s.Commands = []string{
-		fmt.Sprintf("vault write %s/config/urls ocsp_servers=https://VAULT/v1/%s/ocsp (new certificates name it)", path, path),
+		fmt.Sprintf("vault write %s/config/urls ocsp_servers=https://VAULT/v1/%s/ocsp", path, path),
 		fmt.Sprintf("vault write %s/config/crl disable=true ocsp_disable=false", path),
 	}
-	s.Why = "the last resort: revocations work again at once, and OCSP answers from them; but the lists become empty, and whoever reads them takes every revoked certificate for good"
+	s.Why = "the last resort: revocations work again at once, and OCSP answers from them (new certificates name it); but the lists become empty, and whoever reads them takes every revoked certificate for good"
 	s.After = q.sizes(func(RescueGroup) (most, least amount) { return amount{}, amount{} })
 	return s
 }

@@ -186,16 +186,25 @@ func writeRescue(w io.Writer, r tidier.RescueReport) error {
 	if r.Complete && r.Proof == nil {
 		return nil // what could be done is of no interest
 	}
+	tight := make(map[string]bool) // lists whose size is the matter
+	for _, l := range r.Lists {
+		if l.Next.Fits == nil || !*l.Next.Fits {
+			tight[l.Issuer] = true
+		}
+	}
 	for _, s := range r.Steps {
-		if err := writeStep(w, s); err != nil {
+		if r.Complete && s.Done == "" {
+			continue
+		}
+		if err := writeStep(w, s, tight); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// writeStep prints a step; one that is of no use in one line.
-func writeStep(w io.Writer, s pki.RescueStep) error {
+// writeStep prints a step, and its effect on the lists that are tight.
+func writeStep(w io.Writer, s pki.RescueStep, tight map[string]bool) error {
 	mark := map[pki.RescueNeed]string{pki.Needed: "needed", pki.Instead: "would do", pki.Useless: "no"}[s.Need]
 	if s.Done != "" {
 		mark = "done"
@@ -211,6 +220,9 @@ func writeStep(w io.Writer, s pki.RescueStep) error {
 		return nil
 	}
 	for _, size := range s.After {
+		if !tight[size.Issuer] || s.Step >= pki.StepRotate {
+			continue
+		}
 		fmt.Fprintf(w, "%safter it: issuer %s: %s\n", indent, size.Issuer, sizeWords(size))
 	}
 	if c := s.Capability; c != nil {

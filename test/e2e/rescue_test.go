@@ -405,6 +405,7 @@ func TestRescue(t *testing.T) {
 // Not enough has expired: the plan says to what the limit has to be raised; with
 // just that, the rescue goes on to its end.
 func TestRescueByRaisingTheLimit(t *testing.T) {
+	t.Parallel()
 	p := newPatient(t, false)
 	p.fill(20, 425)
 	p.ripen()

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pkiwarden/pkiwarden/crl"
+	"github.com/pkiwarden/pkiwarden/pki"
+	"github.com/pkiwarden/pkiwarden/pki/tidier"
+)
+
+// The worst of the mounts decides, and what is not known is not well.
+func TestRescueExitCodes(t *testing.T) {
+	done := tidier.RescueReport{Complete: true}
+	open := tidier.RescueReport{RescuePlan: pki.RescuePlan{Status: pki.RescueOver}}
+	unknown := tidier.RescueReport{RescuePlan: pki.RescuePlan{Status: pki.RescueUnknown}}
+	for _, tt := range []struct {
+		reports []tidier.RescueReport
+		code    int
+	}{
+		{[]tidier.RescueReport{done}, 0},
+		{[]tidier.RescueReport{done, open, done}, 2},
+		{[]tidier.RescueReport{unknown, done}, 3},
+		{[]tidier.RescueReport{open, unknown}, 2},
+		{[]tidier.RescueReport{unknown, open}, 2},
+	} {
+		code := 0
+		if exit := new(exitError); errors.As(rescueExit(tt.reports), &exit) {
+			code = exit.code
+		}
+		if code != tt.code {
+			t.Errorf("%+v: exit code %d, want %d", tt.reports, code, tt.code)
+		}
+	}
+}
+
+func TestRescueForAPerson(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	entries := func(n int, notAfter time.Time) (g pki.RescueGroup) {
+		for range n {
+			g.Sample = append(g.Sample, pki.RescueEntry{NotAfter: notAfter.Unix(), Bytes: 39})
+		}
+		g.Entries, g.Bytes = int64(n), int64(n)*39
+		return g
+	}
+	plan := pki.PlanRescue(pki.Rescue{
+		Mount: pki.Mount{Path: "pki"}, Config: &pki.CRLConfig{}, Denied: []pki.PermissionError{{Path: "pki/tidy", Capability: "update"}},
+		Lists: []pki.RescueList{{
+			Served: pki.CRL{
+				Issuer: pki.Issuer{Name: "root"}, Summary: crl.Summary{Bytes: 62646, Entries: 1600},
+				Limit: crl.Storage{Backend: "raft", Raft: crl.RaftLimits{MaxEntrySize: 65536}}.Limit(),
+			},
+			ServedEntryBytes: 62400, Missing: 200,
+			Groups: []pki.RescueGroup{entries(500, now.Add(-100*time.Hour)), entries(1300, now.Add(time.Hour))},
+		}},
+	}, pki.Policy{SafetyBuffer: 72 * time.Hour}, now)
+	var b strings.Builder
+	if err := writeRescues(&b, outputTable, []tidier.RescueReport{{Mount: "pki", RescuePlan: plan}}); err != nil {
+		t.Fatal(err)
+	}
+	const want = `mount pki: over the limit: steps 1, 6 and 7 are enough
+refused: permission denied: needs capability "update" on path "pki/tidy"
+limit (raft): 65405 bytes; list + 33 (barrier) + 98 (raft entry) is at most 65536 (max_entry_size)
+ISSUER  SERVED                     NEXT                                     MISSING  READ
+root    1600 entries, 62646 bytes  1800 entries, 70457 bytes, does not fit  200      1800
+1 needed   pkiwarden tidy, with the configured safety buffer of 72h
+                     500 of 1800 revocations are of certificates that expired longer ago
+                     after it: issuer root: 1300 entries, 50954 bytes, fits
+                     capability "update" on path "pki/tidy", NOT granted
+                     $ pkiwarden tidy --rescue --apply --mount pki
+2 no       you       shorten tidy.safetyBuffer
+                     step 1 is enough, or nothing is over the limit
+3 no       you       raise the limit
+                     step 1 is enough, or nothing is over the limit
+4 no       you       issue new certificates by a new issuer in a mount of its own
+                     not needed
+5 no       you       switch the lists off, where every relying party asks OCSP
+                     not needed
+6 needed   pkiwarden rebuild the lists (crl/rotate)
+                     publishes what Vault keeps
+                     capability "read" on path "pki/crl/rotate", granted
+                     $ vault read pki/crl/rotate
+7 needed   pkiwarden prove it: fetch the lists, verify them, and find in them every revoked certificate that has not expired
+                     of those on the old lists and those that Vault keeps none may be lost
+                     capability "list" on path "pki/certs/revoked", granted
+`
+	if b.String() != want {
+		t.Errorf("have\n%s\nwant\n%s", b.String(), want)
+	}
+}
