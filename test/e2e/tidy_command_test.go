@@ -147,7 +147,7 @@ func (j *jobs) usage() {
 		"flag needs an argument: --mount": {"--mount"},
 		"unknown flag":                    {"--forced"},
 		"table or json":                   {"-o", "xml"},
-		"unknown command":                 {"pki"},
+		"wants no arguments, got \"pki\"": {"pki"},
 	} {
 		if r := j.tidy(64, args...); !strings.HasPrefix(r.Stderr, "error: ") || !strings.Contains(r.Stderr, want) || r.Stdout != "" {
 			j.t.Errorf("tidy %s: want %q\nstdout: %s\nstderr: %s", strings.Join(args, " "), want, r.Stdout, r.Stderr)
