@@ -195,8 +195,8 @@ func (c *cluster) workOn(client *api.Client, o vaultWorkOptions) (*vaultWork, er
 	}
 	w.tidier, err = tidier.New(tidier.Options{
 		Vault: rotating{w.pki, w.watch}, CRLs: w.watch, State: tidyState, Policy: tidyPolicy(c.cfg), Mounts: c.cfg.Tidy.Mounts, Watched: c.cfg.CRL.Mounts,
-		AutoPause: c.cfg.Tidy.Pause == nil,
-		Identity:  c.identity, Log: o.log, Registerer: o.registry, Report: o.reportPKI,
+		AutoPause: c.cfg.Tidy.Pause == nil, Interval: min(tidyInterval, c.cfg.CRL.Interval),
+		Identity: c.identity, Log: o.log, Registerer: o.registry, Report: o.reportPKI,
 		Watch: o.watchTidy, Sampling: o.watchSampling,
 	})
 	return w, err

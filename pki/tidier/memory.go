@@ -8,23 +8,22 @@ import (
 	"github.com/pkiwarden/pkiwarden/pki"
 )
 
-// How long what was read is taken to hold while nothing is on in a mount. Right
-// before a run is started everything is read anew, and whatever says that a run
-// is on is read each time, so that age costs no safety: it is by how much a run
-// of somebody else's, or a changed setting, may be seen late.
+// For how many times Options.Interval what was read is taken to hold while
+// nothing is on in a mount. Right before a run is started everything is read
+// anew, and whatever says that a run is on is read each time, so that age costs
+// no safety: it is by how much a run of somebody else's, or a changed setting,
+// may be seen late.
 const (
-	mountsFor = 5 * time.Minute
-	statusFor = 5 * time.Minute
-	recordFor = 5 * time.Minute
-	configFor = 10 * time.Minute
-
-	// deniedFor is how long a right that was missing is not tried again.
-	deniedFor = time.Minute
-
-	// fewMounts may have their records read each time: the state is asked for
-	// them, not Vault, and Kubernetes allows some requests a second.
-	fewMounts = 20
+	mountsFor = 5
+	statusFor = 5
+	recordFor = 5
+	configFor = 10
+	deniedFor = 1 // a right that was missing
 )
+
+// fewMounts may have their records read each time: the state is asked for them,
+// not Vault, and Kubernetes allows some requests a second.
+const fewMounts = 20
 
 // memory is what was last read of one mount.
 type memory struct {
@@ -102,7 +101,7 @@ func (k *memory) busy() bool { return k.record.Run != nil || k.status.State.Acti
 // mounts are all PKI mounts.
 func (t *Tidier) mounts(ctx context.Context, fresh bool) ([]pki.Mount, error) {
 	k := &t.memories
-	if !fresh && !k.mountsAt.IsZero() && t.now().Sub(k.mountsAt) < mountsFor {
+	if !fresh && !k.mountsAt.IsZero() && t.now().Sub(k.mountsAt) < mountsFor*t.o.Interval {
 		return k.mounts, nil
 	}
 	mounts, err := t.o.Vault.Mounts(ctx)
@@ -117,9 +116,9 @@ func (t *Tidier) mounts(ctx context.Context, fresh bool) ([]pki.Mount, error) {
 // status is a mount's tidy-status.
 func (t *Tidier) status(ctx context.Context, m pki.Mount, fresh bool) (pki.TidyStatus, error) {
 	k := t.memory(m)
-	every := statusFor
+	every := statusFor * t.o.Interval
 	if k.statusErr != nil {
-		every = deniedFor
+		every = deniedFor * t.o.Interval
 	}
 	if !fresh && !k.busy() && !t.due(m, k.statusAt, every) {
 		return k.status, k.statusErr
@@ -136,7 +135,7 @@ func (t *Tidier) status(ctx context.Context, m pki.Mount, fresh bool) (pki.TidyS
 // recall reads the mount's record into v, unless it is remembered.
 func (t *Tidier) recall(ctx context.Context, v *view, fresh bool) error {
 	k := t.memory(v.mount)
-	if !fresh && !k.busy() && len(t.memories.mounts) > fewMounts && !t.due(v.mount, k.recordAt, recordFor) {
+	if !fresh && !k.busy() && len(t.memories.mounts) > fewMounts && !t.due(v.mount, k.recordAt, recordFor*t.o.Interval) {
 		v.record, v.version = k.record, k.version
 		return nil
 	}
@@ -146,9 +145,9 @@ func (t *Tidier) recall(ctx context.Context, v *view, fresh bool) error {
 // settings are those of a mount.
 func (t *Tidier) settings(ctx context.Context, m pki.Mount, fresh bool) (settings, error) {
 	k := t.memory(m)
-	every := configFor
+	every := configFor * t.o.Interval
 	if len(k.config.denied) > 0 {
-		every = deniedFor
+		every = deniedFor * t.o.Interval
 	}
 	if !fresh && !t.due(m, k.configAt, every) {
 		return k.config, nil

@@ -259,6 +259,27 @@ func TestSettingsAreReadAgain(t *testing.T) {
 	})
 }
 
+// Who looks more often remembers for less long: what was read of a quiet mount
+// holds for five looks, its settings for ten.
+func TestMemoryIsCountedInLooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v, _, tr := cluster(t, 1, func(o *tidier.Options) { o.Interval = time.Second })
+		asked := map[string]int{}
+		v.Before = func(op string, _ pki.Mount) error { asked[op]++; return nil }
+		for range 61 {
+			if err := tr.Once(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		for op, want := range map[string]int{"Health": 61, "TidyStatus": 13, "Mounts": 13, "CRLConfig": 7, "AutoTidy": 7, "LongestTTL": 1} {
+			if n := asked[op]; n < want-1 || n > want+1 {
+				t.Errorf("%s: asked %d times, want about %d", op, n, want)
+			}
+		}
+	})
+}
+
 // While Vault is away nothing that is remembered stands for it.
 func TestErrorsAreNotRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

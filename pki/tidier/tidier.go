@@ -110,6 +110,10 @@ type Options struct {
 	// Default 30 min.
 	RunWithin time.Duration
 
+	// Interval is about how often Once is called: settings and states of mounts in
+	// which nothing is on are read anew every few of them. Default 1 min.
+	Interval time.Duration
+
 	// Claim is how long a step is left to the instance that took it before
 	// another one takes over. Half of it is for clocks that differ. Default 1 min.
 	Claim time.Duration
@@ -168,6 +172,9 @@ func New(o Options) (*Tidier, error) {
 	}
 	if err := o.Policy.Validate(); err != nil {
 		return nil, fmt.Errorf("making tidier: %w", err)
+	}
+	if o.Interval <= 0 {
+		o.Interval = time.Minute
 	}
 	if o.Claim <= 0 {
 		o.Claim = time.Minute
