@@ -1,7 +1,10 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,6 +36,60 @@ func TestRescueExitCodes(t *testing.T) {
 		if code != tt.code {
 			t.Errorf("%+v: exit code %d, want %d", tt.reports, code, tt.code)
 		}
+	}
+}
+
+// The keys that --help promises, no others, none missing.
+func TestRescueForAProgram(t *testing.T) {
+	list := pki.RescueList{
+		Served: pki.CRL{Issuer: pki.Issuer{Name: "root"}, Summary: crl.Summary{Bytes: 285, Entries: 1}, Limit: crl.Storage{Backend: "raft", Raft: crl.RaftLimits{MaxEntrySize: 400}}.Limit()},
+		Groups: []pki.RescueGroup{{Entries: 9, Bytes: 351}}, Missing: 8,
+	}
+	plan := pki.PlanRescue(pki.Rescue{Mount: pki.Mount{Path: "pki"}, Lists: []pki.RescueList{list}}, pki.Policy{SafetyBuffer: 72 * time.Hour}, time.Unix(1e9, 0))
+	report := tidier.RescueReport{Mount: "pki", RescuePlan: plan, Proof: &tidier.RescueProof{Lists: []tidier.ProvedList{{Issuer: "root"}}}}
+	var b strings.Builder
+	if err := writeRescues(&b, outputJSON, []tidier.RescueReport{report}); err != nil {
+		t.Fatal(err)
+	}
+	var reports []map[string]any
+	if err := json.Unmarshal([]byte(b.String()), &reports); err != nil {
+		t.Fatal(err)
+	}
+	at := func(node any, path ...any) any {
+		for _, step := range path {
+			switch step := step.(type) {
+			case int:
+				node = node.([]any)[step]
+			case string:
+				node = node.(map[string]any)[step]
+			}
+		}
+		return node
+	}
+	size := "bytes bytesLeast entries entriesLeast fits issuer"
+	for _, tt := range []struct {
+		path []any
+		keys string
+	}{
+		{nil, "complete enough limit lists mount proof remains status steps verdict"},
+		{[]any{"limit"}, "backend known maxBytes maxEntries rule"},
+		{[]any{"lists", 0}, "issuer missing next read served stale"},
+		{[]any{"lists", 0, "served"}, "bytes entries"},
+		{[]any{"lists", 0, "next"}, size},
+		{[]any{"steps", 0}, "after by capability commands done needed step ways what why"},
+		{[]any{"steps", 0, "capability"}, "capability granted path"},
+		{[]any{"steps", 0, "after", 0}, size},
+		{[]any{"steps", 2, "ways", 0, 0}, "least name value"},
+		{[]any{"proof"}, "expired found kept lists lost lostSerials unexpired unstored"},
+		{[]any{"proof", "lists", 0}, "bytes entries issuer number room thisUpdate"},
+	} {
+		keys := slices.Sorted(maps.Keys(at(any(reports[0]), tt.path...).(map[string]any)))
+		if got := strings.Join(keys, " "); got != tt.keys {
+			t.Errorf("%v: keys %s, want %s", tt.path, got, tt.keys)
+		}
+	}
+	if commands := at(any(reports[0]), "steps", 1, "commands"); commands == nil {
+		t.Error("a step without commands has null for them")
 	}
 }
 

@@ -87,7 +87,7 @@ func (t *Tidier) Rescue(ctx context.Context, o RescueRequest) ([]RescueReport, e
 	var reports []RescueReport
 	var errs []error
 	for _, m := range mounts {
-		r := &rescuing{t: t, dossier: dossier{t: t, o: o, mount: m, version: s.health.Version}, step: "reading what there is"}
+		r := &rescuing{t: t, dossier: dossier{t: t, o: o, mount: m, version: s.health.Version, cluster: s.cluster}, step: "reading what there is"}
 		report, err := r.rescue(ctx)
 		if report != nil {
 			reports = append(reports, *report)
@@ -230,7 +230,11 @@ func (r *rescuing) tidy(ctx context.Context) (rebuilt bool, err error) {
 	p.Enabled, p.Asked, p.Force, p.MinInterval = true, true, true, 0
 	said := ""
 	for range rescueRuns {
-		if !r.report.Needs(pki.StepTidy) {
+		on, err := r.runIsOn(ctx)
+		if err != nil {
+			return rebuilt, err
+		}
+		if !on && !r.report.Needs(pki.StepTidy) {
 			break
 		}
 		r.step = "step 1 (tidy)"
@@ -251,7 +255,7 @@ func (r *rescuing) tidy(ctx context.Context) (rebuilt bool, err error) {
 		result := report.Result
 		switch {
 		case !report.Run:
-			said = "followed somebody else's run"
+			said = "followed a run that was on"
 		case result.Deleted != nil:
 			said = fmt.Sprintf("deleted %d revocations", *result.Deleted)
 		default:
@@ -271,6 +275,17 @@ func (r *rescuing) tidy(ctx context.Context) (rebuilt bool, err error) {
 		}
 	}
 	return rebuilt, nil
+}
+
+// runIsOn tells whether somebody tidies the mount, or left a run to be seen
+// through: it is, before anything else.
+func (r *rescuing) runIsOn(ctx context.Context) (bool, error) {
+	v := &view{mount: r.mount, key: r.mount.StateKey(stateKind, r.cluster)}
+	if err := r.t.load(ctx, v); err != nil || v.record.Run != nil {
+		return true, err
+	}
+	status, err := r.t.o.Vault.TidyStatus(ctx, r.mount)
+	return status.State.Active(), err
 }
 
 // relist reads what Vault keeps now, and plans anew. What was done stays said.

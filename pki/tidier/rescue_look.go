@@ -31,6 +31,7 @@ type dossier struct {
 	o       RescueRequest
 	mount   pki.Mount
 	version string // of Vault
+	cluster string // Vault's ID
 
 	issuers  []pki.Issuer
 	lists    []pki.CRL

@@ -263,8 +263,8 @@ type rescued struct {
 		}
 	}
 	Proof *struct {
-		Kept, Unexpired, Found, Lost, Expired int64
-		Lists                                 []struct {
+		Kept, Unexpired, Found, Lost, Expired, Unstored int64
+		Lists                                           []struct {
 			Issuer         string
 			Entries, Bytes int64
 			Room           *int64
@@ -272,15 +272,17 @@ type rescued struct {
 	}
 }
 
-func (p *patient) run(code int, token string, args ...string) servers.Result {
-	p.t.Helper()
+func (p *patient) options(token string, args ...string) servers.ProgramOptions {
 	env := []string{"VAULT_ADDR=" + p.vault.Address, "VAULT_TOKEN=" + token}
 	if p.consul != nil {
 		env = append(env, "CONSUL_HTTP_ADDR="+p.consul.Address)
 	}
-	result, err := p.set.Run(p.ctx, servers.ProgramOptions{
-		Name: "rescue", Path: p.pkiwarden, Args: append([]string{"tidy", "--config", p.config, "--rescue"}, args...), Env: env,
-	})
+	return servers.ProgramOptions{Name: "rescue", Path: p.pkiwarden, Args: append([]string{"tidy", "--rescue"}, args...), Env: env}
+}
+
+func (p *patient) run(code int, token string, args ...string) servers.Result {
+	p.t.Helper()
+	result, err := p.set.Run(p.ctx, p.options(token, append([]string{"--config", p.config}, args...)...))
 	must(p.t, err)
 	if result.ExitCode != code {
 		p.t.Fatalf("pkiwarden tidy --rescue %s: exit code %d, want %d\nstdout: %s\nstderr: %s", strings.Join(args, " "), result.ExitCode, code, result.Stdout, result.Stderr)
@@ -334,6 +336,31 @@ func (p *patient) changes() (changes []string) {
 	return changes
 }
 
+// interrupt begins a rescue and ends it in the middle of its tidy, which says
+// where it was and leaves the tidy to go on.
+func (p *patient) interrupt() {
+	p.t.Helper()
+	slow := filepath.Join(p.t.TempDir(), "slow.yaml")
+	text := strings.Replace(readFile(p.t, p.config), "tidy: {", "tidy: {pause: 30ms, ", 1)
+	must(p.t, os.WriteFile(slow, []byte(text), 0o600))
+	program, err := p.set.NewProgram(p.options(p.token, "--config", slow, "--apply"))
+	must(p.t, err)
+	must(p.t, program.Start(p.ctx))
+	eventually(p.t, p.ctx, time.Minute, "a tidy is on", func(context.Context) error {
+		answer, err := p.vault.Client().Logical().ReadWithContext(p.ctx, "pki/tidy-status")
+		if err == nil && answer.Data["state"] != "Running" {
+			err = fmt.Errorf("state %v", answer.Data["state"])
+		}
+		return err
+	})
+	must(p.t, program.Signal(os.Interrupt))
+	code, err := program.Wait(p.ctx)
+	must(p.t, err)
+	if code != 130 || !strings.Contains(program.Log(), "error: interrupted: rescue of mount pki, step 1 (tidy)") || !strings.Contains(program.Log(), "hint: a tidy that was begun goes on in Vault") {
+		p.t.Errorf("interrupted: exit code %d\n%s", code, program.Log())
+	}
+}
+
 // Past the limit until revoking fails, planned, refused to who may not, rescued:
 // on both storages.
 func TestRescue(t *testing.T) {
@@ -376,12 +403,15 @@ func TestRescue(t *testing.T) {
 				t.Errorf("plans and a refusal changed something: %v", changes)
 			}
 
+			if onConsul {
+				p.interrupt()
+			}
 			done := p.rescue(0, "--apply")
 			if done.Status != "fits" || !done.Complete || done.Proof == nil {
 				t.Fatalf("rescued: %+v", done)
 			}
 			pr := done.Proof
-			if pr.Kept != 145 || pr.Unexpired != 145 || pr.Found != 145 || pr.Lost != 0 || pr.Expired != 300 || len(pr.Lists) != 2 {
+			if pr.Kept != 145 || pr.Unexpired != 145 || pr.Found != 145 || pr.Lost != 0 || pr.Expired+pr.Unstored != 300 || len(pr.Lists) != 2 {
 				t.Errorf("proof: %+v", pr)
 			}
 			for _, after := range plan.Steps[0].After {
