@@ -12,13 +12,12 @@ import (
 // nothing is on in a mount. Right before a run is started everything is read
 // anew, and whatever says that a run is on is read each time, so that age costs
 // no safety: it is by how much a run of somebody else's, or a changed setting,
-// may be seen late.
+// may be seen late. A right that was missing is tried each time.
 const (
 	mountsFor = 5
 	statusFor = 5
 	recordFor = 5
 	configFor = 10
-	deniedFor = 1 // a right that was missing
 )
 
 // fewMounts may have their records read each time: the state is asked for them,
@@ -116,12 +115,8 @@ func (t *Tidier) mounts(ctx context.Context, fresh bool) ([]pki.Mount, error) {
 // status is a mount's tidy-status.
 func (t *Tidier) status(ctx context.Context, m pki.Mount, fresh bool) (pki.TidyStatus, error) {
 	k := t.memory(m)
-	every := statusFor * t.o.Interval
-	if k.statusErr != nil {
-		every = deniedFor * t.o.Interval
-	}
-	if !fresh && !k.busy() && !t.due(m, k.statusAt, every) {
-		return k.status, k.statusErr
+	if !fresh && !k.busy() && k.statusErr == nil && !t.due(m, k.statusAt, statusFor*t.o.Interval) {
+		return k.status, nil
 	}
 	status, err := t.readStatus(ctx, m)
 	if _, denied := isDenied(err); err != nil && !denied {
@@ -145,11 +140,7 @@ func (t *Tidier) recall(ctx context.Context, v *view, fresh bool) error {
 // settings are those of a mount.
 func (t *Tidier) settings(ctx context.Context, m pki.Mount, fresh bool) (settings, error) {
 	k := t.memory(m)
-	every := configFor * t.o.Interval
-	if len(k.config.denied) > 0 {
-		every = deniedFor * t.o.Interval
-	}
-	if !fresh && !t.due(m, k.configAt, every) {
+	if !fresh && len(k.config.denied) == 0 && !t.due(m, k.configAt, configFor*t.o.Interval) {
 		return k.config, nil
 	}
 	var read settings
