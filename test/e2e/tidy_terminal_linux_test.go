@@ -86,6 +86,17 @@ tidy: {safetyBuffer: 1s, allowShortSafetyBuffer: true, minInterval: 1s, pause: 1
 	if text, err := os.ReadFile(log.Name()); err != nil || len(text) > 0 {
 		t.Errorf("stderr %q, %v", text, err)
 	}
+
+	// Where no mount is selected nothing could be determined.
+	text, err := os.ReadFile(config)
+	must(t, err)
+	must(t, os.WriteFile(config, []byte(strings.Replace(string(text), "tidy: {", `tidy: {mounts: ["pkj*"], `, 1)), 0o600))
+	cmd = exec.CommandContext(ctx, program, "tidy", "--config", config)
+	cmd.Env = []string{"VAULT_TOKEN=" + v.server.RootToken().Reveal(), "HOME=" + dir}
+	said, _ := cmd.CombinedOutput()
+	if code := cmd.ProcessState.ExitCode(); code != 3 || !strings.HasPrefix(string(said), "error: no PKI mount to tidy: ") || !strings.Contains(string(said), "pkj*") {
+		t.Errorf("exit code %d, want 3: %s", code, said)
+	}
 }
 
 // openTerminal is a pseudo terminal of 120 columns, and the end that a program
