@@ -41,6 +41,26 @@ func shape(line string) string {
 	return number.ReplaceAllString(hexWord.ReplaceAllString(column.ReplaceAllString(line, " "), "leaf X"), "N")
 }
 
+// shows checks that a transcript of the README, in which a line "…" leaves some
+// out, is what a command has printed, but for its figures.
+func shows(t *testing.T, transcript []string, printed string) {
+	t.Helper()
+	// Columns are as wide as their figures.
+	form := func(line string) string { return strings.Join(strings.Fields(shape(line)), " ") }
+	lines := strings.Split(printed, "\n")
+	for _, want := range transcript {
+		if want == "…" {
+			continue
+		}
+		at := slices.IndexFunc(lines, func(l string) bool { return form(l) == form(want) })
+		if at < 0 {
+			t.Errorf("the README shows a line that is not printed, or not there:\n%s\nprinted:\n%s", want, printed)
+			return
+		}
+		lines = lines[at+1:]
+	}
+}
+
 // TestDemo runs the demo as `make demo` does: it tells the README's story, in
 // time, and leaves nothing behind.
 func TestDemo(t *testing.T) {

@@ -389,8 +389,13 @@ func TestRescue(t *testing.T) {
 			if l := plan.Lists; len(l) != 2 || l[0].Next.Entries+l[1].Next.Entries != 445 || l[0].Missing+l[1].Missing < 28 {
 				t.Errorf("lists: %+v", l)
 			}
-			if s := p.run(2, p.token, "--dry-run"); !strings.Contains(s.Stdout, "1 needed   pkiwarden tidy, with the configured safety buffer of 2s") {
+			s := p.run(2, p.token, "--dry-run")
+			if !strings.Contains(s.Stdout, "1 needed   pkiwarden tidy, with the configured safety buffer of 2s") {
 				t.Errorf("for a person: %s", s.Stdout)
+			}
+
+			if !onConsul {
+				shows(t, transcript(t, "pkiwarden tidy --rescue --mount pki"), s.Stdout)
 			}
 
 			// Who may not tidy is told so, before anything is done.
