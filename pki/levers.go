@@ -168,14 +168,18 @@ func (v leverage) buffer() Lever {
 		l.Effect = fmt.Sprintf("the safety buffer of %s is at its floor already", hours(v.p.SafetyBuffer))
 		return l
 	}
-	e := NewEstimate([]CRL{v.list}, v.o.LongestTTL, SafetyBufferFloor, v.now)
+	e := v.o.Sample.Estimate([]CRL{v.list}, v.o.LongestTTL, SafetyBufferFloor, v.now)
 	l.Bytes, l.Known = v.sample.Bytes-v.each*e.Low, e.LowKnown
 	switch {
 	case e.High == 0:
 		l.Bytes, l.Known = v.sample.Bytes, true
 		l.Effect = fmt.Sprintf("a run takes nothing off now, and could from %s on", instant(e.EarliestAt))
-	case e.LowKnown && e.Low == e.High:
-		l.Effect = fmt.Sprintf("a run then takes %d of %d entries off, which leaves %s", e.Low, v.sample.Entries, v.size(l.Bytes))
+	case e.sampled && e.Margin > 0:
+		l.Bytes, l.Known = v.sample.Bytes-v.each*e.Likely, true
+		l.Effect = fmt.Sprintf("a run then takes about %d ± %d of %d entries off, which leaves about %s", e.Likely, e.Margin, v.sample.Entries, v.size(l.Bytes))
+	case e.sampled, e.LowKnown && e.Low == e.High:
+		l.Bytes, l.Known = v.sample.Bytes-v.each*e.Likely, true
+		l.Effect = fmt.Sprintf("a run then takes %d of %d entries off, which leaves %s", e.Likely, v.sample.Entries, v.size(l.Bytes))
 	case e.LowKnown:
 		l.Effect = fmt.Sprintf("a run then takes %d to %d of %d entries off, which leaves at most %s", e.Low, e.High, v.sample.Entries, v.size(l.Bytes))
 	default:

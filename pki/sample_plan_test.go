@@ -89,3 +89,25 @@ func TestFindingOfABrokenTTL(t *testing.T) {
 	}
 	t.Error("no finding")
 }
+
+// What was read of the certificates makes the effect of a shorter buffer exact.
+func TestLeverBySample(t *testing.T) {
+	m := newTruth(t, newAuthority(t, "root"), 0, together(batchOf(150, 80*hour, 71*hour), batchOf(50, 90*hour, 20*hour)))
+	s := pki.NewSample(keyOf(1), 10_000)
+	o := observation(m.crl)
+	o.LongestTTL = pki.LongestTTL{Duration: 30 * days, Source: "max_ttl of role web"}
+	m.complete(t, s, o.LongestTTL, 72*hour, false, 10_000)
+	o.Sample = s
+	p := policy()
+	for _, l := range pki.Levers(o, p, pki.Plan(o, p, now).Estimate, now) {
+		if l.Name != pki.ShorterBuffer {
+			continue
+		}
+		// Expired for longer than 24 h: the 150.
+		if want := "a run then takes 150 of 200 entries off"; !l.Known || l.Bytes != m.crl.Summary.Bytes-39*150 || !strings.Contains(l.Effect, want) {
+			t.Errorf("%+v, want %s", l, want)
+		}
+		return
+	}
+	t.Error("no such lever")
+}
