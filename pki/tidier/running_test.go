@@ -258,10 +258,10 @@ func TestProgressIsTold(t *testing.T) {
 			}
 			return nil
 		}
-		running := -1.0
+		running := make(chan float64, 1)
 		go func() {
 			time.Sleep(50 * time.Second)
-			running = w.value("pkiwarden_tidy_running", "pki")
+			running <- w.value("pkiwarden_tidy_running", "pki")
 		}()
 		log := w.logged()
 		w.once(w.instance("pod-1"))
@@ -276,7 +276,7 @@ func TestProgressIsTold(t *testing.T) {
 		if n := len(seen); n < 20 || seen[0] != pki.TidyRunning || seen[n-1] != pki.TidyFinished {
 			t.Errorf("seen %v", seen)
 		}
-		w.want("tidy_running during the run", running, 1)
+		w.want("tidy_running during the run", <-running, 1)
 		w.want("tidy_running after it", w.value("pkiwarden_tidy_running", "pki"), 0)
 	})
 }
