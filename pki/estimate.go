@@ -172,6 +172,17 @@ func (e Estimate) words() string {
 	return fmt.Sprintf("between %d and %d of %d entries are reclaimable", e.Low, e.High, e.Total.Entries)
 }
 
+// taken says what a run takes off.
+func (e Estimate) taken() string {
+	switch {
+	case e.sampled && e.Margin > 0:
+		return fmt.Sprintf("about %d ± %d entries", e.Likely, e.Margin)
+	case e.sampled, e.LowKnown && e.Low == e.High:
+		return fmt.Sprintf("%d entries", e.Likely)
+	}
+	return fmt.Sprintf("at least %d entries", e.Low)
+}
+
 // source says where a number comes from that a sample has made better than the
 // bounds, "" otherwise.
 func (e Estimate) source() string {

@@ -74,7 +74,7 @@ func wouldRun(o Observation, p Policy, d Decision, now time.Time) (Finding, bool
 	return Finding{
 		Severity: severity,
 		Summary:  "Tidy is due and is not switched on.",
-		Evidence: fmt.Sprintf("%s; a run would take at least %d entries off, leaving %d bytes of %d", d.Reason, d.Predicted.Reclaimable, d.Predicted.BytesAfter, d.Estimate.Total.Bytes),
+		Evidence: fmt.Sprintf("%s; a run would take %s off, leaving %d bytes of %d", d.Reason, d.Estimate.taken(), d.Predicted.BytesAfter, d.Estimate.Total.Bytes),
 		Remedy:   "set tidy.enabled: true, or run pkiwarden tidy --mount " + o.Mount.Name(),
 		Citation: "Vault API, PKI: tidy",
 	}, true

@@ -35,7 +35,7 @@ func TestFindings(t *testing.T) {
 		{"all well", quiet, nil, "", "", ""},
 		{"due and enabled", ripe, nil, "", "", ""},
 		{"due and disabled", ripe, func(_ *pki.Observation, p *pki.Policy) { p.Enabled = false }, "tidy-would-run", pki.Info, "pkiwarden tidy --mount pki"},
-		{"due and disabled near the limit", fullRipe, func(_ *pki.Observation, p *pki.Policy) { p.Enabled = false }, "tidy-would-run", pki.Warning, "at least 50 entries off"},
+		{"due and disabled near the limit", fullRipe, func(_ *pki.Observation, p *pki.Policy) { p.Enabled = false }, "tidy-would-run", pki.Warning, "would take 50 entries off"},
 		{"not due and disabled", quiet, func(_ *pki.Observation, p *pki.Policy) { p.Enabled = false }, "", "", ""},
 		{"cannot help", full, nil, "tidy-cannot-help", pki.Warning, "2026-03-04T11:00:00Z at the earliest"},
 		{"no effect", quiet, last(pki.Run{Outcome: pki.OutcomeNoEffect, Predicted: pki.Prediction{Reclaimable: 7}, Explanation: "the CRL was empty", EndedAt: now.Add(-days)}), "tidy-no-effect", pki.Warning, "achieved nothing: the CRL was empty."},

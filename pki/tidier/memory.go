@@ -2,6 +2,7 @@ package tidier
 
 import (
 	"context"
+	"fmt"
 	"hash/fnv"
 	"time"
 
@@ -18,6 +19,7 @@ const (
 	statusFor = 5
 	recordFor = 5
 	configFor = 10
+	listsFor  = 10 // of a mount that nobody watches
 )
 
 // fewMounts may have their records read each time: the state is asked for them,
@@ -39,6 +41,9 @@ type memory struct {
 
 	longest   pki.LongestTTL
 	longestAt time.Time
+
+	lists   []pki.CRL // as measured here, where nobody else does
+	listsAt time.Time
 }
 
 // settings are config/crl and config/auto-tidy of a mount, nil where the right to
@@ -166,6 +171,26 @@ func (s *settings) note(err error) error {
 		return nil
 	}
 	return err
+}
+
+// lists are those of a mount: the latest that are watched, else what was
+// measured here.
+func (t *Tidier) lists(ctx context.Context, m pki.Mount, fresh bool) ([]pki.CRL, error) {
+	if !fresh {
+		if crls, watched := t.o.CRLs.Latest(m); watched {
+			return crls, nil
+		}
+	}
+	k := t.memory(m)
+	if !fresh && !t.due(m, k.listsAt, listsFor*t.o.Interval) {
+		return k.lists, nil
+	}
+	crls, err := t.o.CRLs.Measure(ctx, m)
+	if err != nil {
+		return nil, fmt.Errorf("measuring CRLs of mount %s: %w", m.Name(), err)
+	}
+	k.lists, k.listsAt = crls, t.now()
+	return crls, nil
 }
 
 // longestTTL is that of a mount's roles.

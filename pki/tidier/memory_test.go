@@ -304,3 +304,59 @@ func TestErrorsAreNotRemembered(t *testing.T) {
 		}
 	})
 }
+
+// Lists of a mount that nobody watches are measured once in ten looks, and anew
+// before a run.
+func TestUnwatchedListsAreRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v, _, tr := cluster(t, 2, func(o *tidier.Options) { o.CRLs = o.Vault.(tidier.CRLs) }) // which watches none
+		measured := 0
+		v.Before = func(op string, _ pki.Mount) error {
+			if op == "Measure" {
+				measured++
+			}
+			return nil
+		}
+		for range 61 {
+			if err := tr.Once(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+		}
+		if measured < 2*6 || measured > 2*8 {
+			t.Errorf("two mounts were measured %d times in 61 looks, want 7 times each", measured)
+		}
+	})
+}
+
+// A mount that is gone is looked for once more, not for minutes.
+func TestMountThatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v, mounts, tr := cluster(t, 2, nil)
+		if err := tr.Once(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		gone := mounts[0].Mount
+		v.Before = func(op string, m pki.Mount) error {
+			if m == gone {
+				return &pki.RefusedError{Path: m.Path, Status: 404, Message: "no handler for route"}
+			}
+			return nil
+		}
+		time.Sleep(15 * time.Minute)
+		reads := 0
+		v.After = func(op string, _ pki.Mount) error {
+			if op == "Mounts" {
+				reads++
+			}
+			return nil
+		}
+		for range 3 {
+			_ = tr.Once(t.Context()) // says that it is gone
+			time.Sleep(time.Second)
+		}
+		if reads != 3 {
+			t.Errorf("the mounts were read %d times in 3 looks at one that is gone, want each time", reads)
+		}
+	})
+}

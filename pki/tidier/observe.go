@@ -108,12 +108,9 @@ func (t *Tidier) look(ctx context.Context, s *survey, m pki.Mount, p pki.Policy,
 	if err := t.readConfig(ctx, m, &o, fresh); err != nil {
 		return nil, err
 	}
-	crls, known := t.o.CRLs.Latest(m)
-	if fresh || !known {
-		var err error
-		if crls, err = t.o.CRLs.Measure(ctx, m); err != nil {
-			return nil, fmt.Errorf("measuring CRLs of mount %s: %w", m.Name(), err)
-		}
+	crls, err := t.lists(ctx, m, fresh)
+	if err != nil {
+		return nil, err
 	}
 	o.CRLs = append([]pki.CRL{}, crls...)
 	o.Sample = t.samples.of(m).Sample

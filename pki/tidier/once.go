@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/pkiwarden/pkiwarden/pki"
 )
@@ -47,6 +48,7 @@ func (t *Tidier) lookAll(ctx context.Context, s *survey, mounts []pki.Mount) ([]
 	for _, m := range mounts {
 		v, err := t.look(ctx, s, m, t.o.Policy, false)
 		if err != nil {
+			t.memories.mountsAt = time.Time{} // it may be gone
 			errs = append(errs, err)
 			continue
 		}

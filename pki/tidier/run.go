@@ -323,9 +323,9 @@ func (t *Tidier) advanceMeasuring(ctx context.Context, v *view, run pki.Run) err
 	if mine, err := t.mine(ctx, v, &run); !mine {
 		return err
 	}
-	crls, err := t.o.CRLs.Measure(ctx, v.mount)
+	crls, err := t.lists(ctx, v.mount, true)
 	if err != nil {
-		return fmt.Errorf("measuring CRLs of mount %s after tidy: %w", v.mount.Name(), err)
+		return fmt.Errorf("after tidy: %w", err)
 	}
 	longest := v.observation.LongestTTL
 	if e := v.decision.Estimate; e.TTLBroken {
