@@ -61,9 +61,7 @@ func (d *decoder) check(c *Config) {
 		d.bad("apiVersion", "expected %s, found %s", APIVersion, quote(c.APIVersion))
 	}
 	d.checkVault(&c.Vault)
-	if c.Consul.Address != "" && !isConsulAddress(c.Consul.Address) {
-		d.bad("consul.address", "expected an address such as https://127.0.0.1:8501, found %s", quote(c.Consul.Address))
-	}
+	d.checkConsul(&c.Consul)
 	d.checkLeaderElection(&c.LeaderElection)
 	d.checkState(&c.State, c.Consul.Address)
 	d.checkCertificates(c.Certificates)
@@ -76,8 +74,8 @@ func (d *decoder) check(c *Config) {
 }
 
 func (d *decoder) checkVault(v *Vault) {
-	if v.Address != "" && !isURL(v.Address) {
-		d.bad("vault.address", "expected a URL such as https://vault-active.vault.svc:8200, found %s", quote(v.Address))
+	if v.Address != "" {
+		d.checkServer("vault.address", &v.Address, "a URL such as https://vault-active.vault.svc:8200")
 	}
 	if v.Namespace != "" && v.Namespace != AllNamespaces && (!isVaultPath(v.Namespace) || strings.Contains(v.Namespace, "*")) {
 		d.bad("vault.namespace", "expected a namespace such as team/platform, or \"*\" for all, found %s", quote(v.Namespace))
@@ -88,9 +86,40 @@ func (d *decoder) checkVault(v *Vault) {
 	if v.Auth.Method == AuthToken && v.Auth.TokenFile != "" && d.sound("vault.auth") && d.set("vault.auth.method") {
 		d.bad("vault.auth.tokenFile", "method token reads VAULT_TOKEN, not a file; did you mean method: tokenFile?")
 	}
+	if v.Auth.Method == AuthToken && v.Address != "" && !v.Auth.Token.IsSet() && d.sound("vault.auth") {
+		d.bad("vault.auth.method", "method token reads VAULT_TOKEN, which is not set")
+	}
 	if v.Auth.Method == AuthKubernetes {
 		d.require("vault.auth.mount", v.Auth.Mount, "kubernetes")
 		d.require("vault.auth.role", v.Auth.Role, "pkiwarden")
+	}
+}
+
+func (d *decoder) checkConsul(c *Consul) {
+	const expected = "an address such as https://127.0.0.1:8501"
+	switch host, _, ok := hostPort(c.Address); {
+	case c.Address == "" || ok && host != "":
+	case strings.HasPrefix(c.Address, "unix://"):
+		d.bad("consul.address", "expected %s, found %s; Consul's socket is not spoken to", expected, quote(c.Address))
+	case strings.Contains(c.Address, "://"):
+		d.checkServer("consul.address", &c.Address, expected)
+	default:
+		d.bad("consul.address", "expected %s, found %s", expected, quote(c.Address))
+	}
+}
+
+// checkServer checks the URL of a server, and drops the one slash that the
+// servers' own clients pass over as well.
+func (d *decoder) checkServer(path string, address *string, expected string) {
+	server := strings.TrimSuffix(*address, "/")
+	u, err := url.Parse(server)
+	switch {
+	case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.User != nil || u.Port() != "" && !isPort(u.Port()):
+		d.bad(path, "expected %s, found %s", expected, quote(*address))
+	case u.Path != "" || strings.ContainsAny(server, "?#"):
+		d.bad(path, "expected %s with nothing after the port, found %s; did you mean %q?", expected, quote(*address), u.Scheme+"://"+u.Host)
+	default:
+		*address = server
 	}
 }
 
@@ -270,24 +299,6 @@ func (d *decoder) name(path, value, example string, rule func(string) []string) 
 		reason, _, _ := strings.Cut(wrong[0], " (e.g.") // what follows is a regular expression
 		d.bad(path, "expected a name such as %s, found %s: %s", example, quote(value), reason)
 	}
-}
-
-func isURL(s string) bool {
-	u, err := url.Parse(s)
-	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Hostname() != "" && u.User == nil &&
-		u.RawQuery == "" && u.Fragment == "" && (u.Port() == "" || isPort(u.Port()))
-}
-
-// isConsulAddress accepts what Consul's own clients accept.
-func isConsulAddress(s string) bool {
-	if socket, ok := strings.CutPrefix(s, "unix://"); ok {
-		return filepath.IsAbs(socket)
-	}
-	if strings.Contains(s, "://") {
-		return isURL(s)
-	}
-	host, _, ok := hostPort(s)
-	return ok && host != ""
 }
 
 // hostPort splits HOST:PORT; the host may be empty, an IP address or a DNS name.
