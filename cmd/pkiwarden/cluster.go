@@ -170,7 +170,7 @@ func (c *cluster) workOn(client *api.Client, o vaultWorkOptions) (*vaultWork, er
 	}
 	watching := watch.Options{
 		Vault: w.pki, Limits: limits, Mounts: c.cfg.CRL.Mounts, Interval: c.cfg.CRL.Interval, Fetch: c.cfg.CRL.Fetch, MaxBytes: c.cfg.CRL.MaxBytes,
-		Thresholds: crl.Thresholds{Warn: crl.Threshold(c.cfg.CRL.Warn), Critical: crl.Threshold(c.cfg.CRL.Critical)},
+		Thresholds: thresholds(c.cfg),
 		Spool:      newSpool(c.cfg.CRL.MaxBytes), Log: o.log, Registerer: o.registry, Report: o.reportCRL,
 	}
 	if o.registry != nil { // a command sees one moment, which is no history
@@ -199,7 +199,11 @@ func (c *cluster) workOn(client *api.Client, o vaultWorkOptions) (*vaultWork, er
 		Identity: c.identity, Log: o.log, Registerer: o.registry, Report: o.reportPKI,
 		Watch: o.watchTidy, Sampling: o.watchSampling,
 	})
-	return w, err
+	if err != nil {
+		w.watch.Unregister() // or it could not be made again
+		return nil, err
+	}
+	return w, nil
 }
 
 // rotating tells the watch how rebuilding lists ended: whether Vault can still
@@ -225,14 +229,9 @@ func newSpool(maxBytes int64) func() (crl.Spool, func()) {
 
 // limitOptions: what is configured, else what the running system says.
 func (c *cluster) limitOptions(v *vaultpki.Vault) watch.LimitOptions {
-	l := c.cfg.CRL.Limit
-	o := watch.LimitOptions{Bytes: l.Bytes, Vault: v, ConsulPath: c.cfg.Consul.StoragePath}
-	if l.Backend != "" {
-		o.Storage = crl.Storage{
-			Backend: l.Backend,
-			Consul:  crl.ConsulLimits{KVMaxValueSize: l.KVMaxValueSize, TxnMaxReqLen: l.TxnMaxReqLen, Path: c.cfg.Consul.StoragePath},
-			Raft:    crl.RaftLimits{MaxEntrySize: l.MaxEntrySize},
-		}
+	o := watch.LimitOptions{Bytes: c.cfg.CRL.Limit.Bytes, Vault: v, ConsulPath: c.cfg.Consul.StoragePath}
+	if c.cfg.CRL.Limit.Backend != "" {
+		o.Storage = storage(c.cfg)
 	}
 	if c.consul != nil {
 		o.Consul = c.consul
@@ -256,32 +255,6 @@ func (nowhere) Put(context.Context, string, []byte, string) (string, error) {
 	return "", errStateless
 }
 
-// clusterWork is the leader's loops, and what ends their metrics afterwards.
-func (i *instance) clusterWork() (work []func(context.Context) error, end func(), err error) {
-	var ends []func()
-	end = func() {
-		for _, f := range ends {
-			f()
-		}
-	}
-	if len(i.cfg.Certificates) > 0 {
-		issuing, forget, err := i.issuing()
-		if err != nil {
-			return nil, nil, err
-		}
-		work, ends = append(work, issuing...), append(ends, forget)
-	}
-	if i.cfg.Vault.Address != "" {
-		watching, forget, err := i.watching()
-		if err != nil {
-			end()
-			return nil, nil, err
-		}
-		work, ends = append(work, watching...), append(ends, forget)
-	}
-	return work, end, nil
-}
-
 // issuing keeps the declared certificates.
 func (i *instance) issuing() (work []func(context.Context) error, end func(), err error) {
 	if i.cluster.kube == nil {
@@ -295,14 +268,15 @@ func (i *instance) issuing() (work []func(context.Context) error, end func(), er
 	if err != nil {
 		return nil, nil, err
 	}
+	end = func() { certs.Unregister(); i.findings.Forget(source) }
 	l, err := loop.New(loop.Options{
 		Name: "certificates", Interval: time.Minute, OnceUntil: certs.Once, Log: i.log, Metrics: i.loops,
 	})
 	if err != nil {
+		end()
 		return nil, nil, err
 	}
-	work = append(work, l.Run, func(ctx context.Context) error { return certs.Watch(ctx, l.Wake) })
-	return work, func() { certs.Unregister(); i.findings.Forget(source) }, nil
+	return []func(context.Context) error{l.Run, func(ctx context.Context) error { return certs.Watch(ctx, l.Wake) }}, end, nil
 }
 
 // watching measures the CRLs of Vault and tidies.

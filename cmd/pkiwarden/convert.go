@@ -63,6 +63,49 @@ func spec(c config.Certificate) k8scsr.Spec {
 	}
 }
 
+// storage is the storage of which crl.limit speaks.
+func storage(c *config.Config) crl.Storage {
+	l := c.CRL.Limit
+	return crl.Storage{
+		Backend: l.Backend,
+		Consul:  crl.ConsulLimits{KVMaxValueSize: l.KVMaxValueSize, TxnMaxReqLen: l.TxnMaxReqLen, Path: c.Consul.StoragePath},
+		Raft:    crl.RaftLimits{MaxEntrySize: l.MaxEntrySize},
+	}
+}
+
+func thresholds(c *config.Config) crl.Thresholds {
+	return crl.Thresholds{Warn: crl.Threshold(c.CRL.Warn), Critical: crl.Threshold(c.CRL.Critical)}
+}
+
+// acceptable is the configuration's check by the domains' own rules: what they
+// would refuse to be made with is refused before anything runs.
+func acceptable(c *config.Config, bad func(path, message string)) {
+	check := func(path string, err error) {
+		if err == nil {
+			return
+		}
+		errs := []error{err}
+		if joined, ok := err.(interface{ Unwrap() []error }); ok {
+			errs = joined.Unwrap()
+		}
+		for _, err := range errs {
+			bad(path, err.Error())
+		}
+	}
+	if c.CRL.Limit.Backend != "" {
+		check("crl.limit", storage(c).Validate())
+	}
+	check("crl", thresholds(c).Validate())
+	check("tidy.safetyBuffer", tidyPolicy(c).Validate())
+	for i, certificate := range c.Certificates {
+		at := fmt.Sprintf("certificates[%d]", i)
+		check(at, spec(certificate).WithDefaults().Validate())
+		if next := certificate.Secret.Name + issuer.NextSuffix; len(next) > 253 {
+			bad(at+".secret.name", fmt.Sprintf("%q is too long: with %q it has to fit into 253 octets", certificate.Secret.Name, issuer.NextSuffix))
+		}
+	}
+}
+
 // declared finds the certificate that a delivery names; the configuration has
 // been checked to declare it.
 func declared(list []config.Certificate, name string) (config.Certificate, error) {

@@ -183,27 +183,6 @@ func (i *instance) run(ctx context.Context) error {
 	return errors.Join(err, <-served)
 }
 
-// lead does the cluster's work until ctx ends.
-func (i *instance) lead(ctx context.Context) {
-	i.log.Info("leading")
-	defer i.log.Info("no longer leading")
-	work, end, err := i.clusterWork()
-	if err != nil {
-		// Options that the configuration's check let through: a defect, shown
-		// and retried rather than hidden.
-		i.log.Error("preparing the cluster's work", "error", err)
-		<-ctx.Done()
-		return
-	}
-	defer end()
-	if len(work) == 0 {
-		i.log.Warn("the leader has nothing to do: set vault.address or VAULT_ADDR, or declare certificates")
-		<-ctx.Done()
-		return
-	}
-	_ = loop.Group(ctx, work...) // its loops return nil
-}
-
 func (i *instance) reportCertificates(source string) func([]k8scsr.Finding) {
 	return func(list []k8scsr.Finding) { i.findings.Set(source, certificateFindings(list)) }
 }

@@ -51,6 +51,9 @@ func TestReadme(t *testing.T) {
 		if words[0] != "pkiwarden" {
 			continue // make's own: the end-to-end tests run those
 		}
+		if strings.Contains(want, "\n…\n") {
+			continue // what real servers answered, shortened: the end-to-end tests hold it
+		}
 		commands++
 		var out bytes.Buffer
 		run(words[1:], strings.NewReader(""), &out, &out, func(key string) string { return env[key] })

@@ -43,7 +43,7 @@ type app struct {
 // config loads the configuration. A wrong one is an error with exit code 64
 // that prints every problem.
 func (a *app) config() (*config.Config, error) {
-	c, err := config.Load(a.configFile, a.env)
+	c, err := config.Load(a.configFile, a.env, acceptable)
 	if err != nil {
 		return nil, &exitError{code: exitUsage, err: err}
 	}

@@ -14,8 +14,9 @@ import (
 // DefaultFile; only that last one may be missing, which is zero configuration.
 // What the file leaves out comes from the environment (VAULT_ADDR,
 // CONSUL_HTTP_ADDR and so on), then from the defaults. A configuration that is
-// wrong anywhere is refused whole with a [Problems] that names every problem.
-func Load(path string, env func(string) string) (*Config, error) {
+// wrong anywhere is refused whole with a [Problems] that names every problem;
+// what the checks given find in values that are sound so far is among them.
+func Load(path string, env func(string) string, checks ...Check) (*Config, error) {
 	named := true
 	if path == "" {
 		path = env(EnvFile)
@@ -25,13 +26,17 @@ func Load(path string, env func(string) string) (*Config, error) {
 	}
 	data, err := readFile(path)
 	if errors.Is(err, fs.ErrNotExist) && !named {
-		return Parse("", nil, env)
+		return Parse("", nil, env, checks...)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading configuration: %w", err)
 	}
-	return Parse(path, data, env)
+	return Parse(path, data, env, checks...)
 }
+
+// Check calls bad with the key and the message of every value that cannot be
+// worked with, for rules that are not this package's.
+type Check func(c *Config, bad func(path, message string))
 
 // readFile reads one byte more than a file may have, so that a larger one is
 // noticed without being read.
@@ -51,7 +56,7 @@ func readFile(path string) ([]byte, error) {
 
 // Parse is Load for what has been read from file; "" and no data are zero
 // configuration.
-func Parse(file string, data []byte, env func(string) string) (*Config, error) {
+func Parse(file string, data []byte, env func(string) string, checks ...Check) (*Config, error) {
 	c := Default()
 	c.File = file
 	d := newDecoder(file)
@@ -61,6 +66,11 @@ func Parse(file string, data []byte, env func(string) string) (*Config, error) {
 	d.environment(c, env)
 	if len(problems) == 0 {
 		d.check(c)
+	}
+	if len(d.problems) == 0 {
+		for _, check := range checks {
+			check(c, func(path, message string) { d.bad(path, "%s", message) })
+		}
 	}
 	if len(d.problems) > 0 {
 		d.problems.sort()
