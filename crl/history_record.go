@@ -42,6 +42,22 @@ type ListRecord struct {
 	History History `json:"history"`
 	Mark    *Mark   `json:"mark,omitempty"` // of the last list, to compare the next one with
 	Loss    *Loss   `json:"loss,omitempty"` // of entries that have not come back
+	Sight   Sight   `json:"sight,omitzero"`
+}
+
+// Sight is when a list was last there, and since when it is not. Times are Unix
+// times, 0 what is not known. The zero Sight is of a list that was not seen since
+// this is remembered.
+type Sight struct {
+	Seen       int64 `json:"seen"`
+	NextUpdate int64 `json:"next,omitempty"` // of the list
+	Gone       int64 `json:"gone,omitempty"` // when it was missed; 0 while it is there
+}
+
+// over tells whether s is the one to keep of the two: that of the later look.
+func (s Sight) over(other Sight) bool {
+	return cmp.Or(cmp.Compare(max(s.Seen, s.Gone), max(other.Seen, other.Gone)), cmp.Compare(s.Gone, other.Gone),
+		cmp.Compare(s.Seen, other.Seen), cmp.Compare(s.NextUpdate, other.NextUpdate)) > 0
 }
 
 // HistoryKey is the key of the list of an issuer: in hexadecimal, the SHA-256
@@ -66,7 +82,7 @@ func (r HistoryRecord) Merge(other HistoryRecord) HistoryRecord {
 }
 
 func (l ListRecord) merge(other ListRecord) ListRecord {
-	merged := ListRecord{Issuer: l.Issuer, History: l.History.Merge(other.History), Mark: l.Mark, Loss: l.Loss}
+	merged := ListRecord{Issuer: l.Issuer, History: l.History.Merge(other.History), Mark: l.Mark, Loss: l.Loss, Sight: l.Sight}
 	mine, _ := l.History.Latest()
 	theirs, _ := other.History.Latest()
 	if c := mine.compare(theirs); c < 0 || c == 0 && l.Issuer < other.Issuer {
@@ -77,6 +93,9 @@ func (l ListRecord) merge(other ListRecord) ListRecord {
 	}
 	if other.Loss.over(l.Loss) {
 		merged.Loss = other.Loss
+	}
+	if other.Sight.over(l.Sight) {
+		merged.Sight = other.Sight
 	}
 	return merged
 }

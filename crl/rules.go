@@ -55,6 +55,8 @@ type Observation struct {
 	// ought to agree, and for more than a moment.
 	Drift int64
 
+	MountsErr error // of reading or writing which mounts there were
+
 	Vanished  *Vanished  // the subject is not there any more, nil while it is
 	Unwatched *Unwatched // no mount is watched at all, nil where one is
 }
@@ -68,9 +70,13 @@ type Twin struct {
 
 // Vanished says of what was watched that it is no longer there.
 type Vanished struct {
-	At    time.Time // when it was missed, or last seen
+	At    time.Time // when it was missed
+	Seen  time.Time // when it was last there, as far as is known
 	Mount bool      // a whole mount, which a policy can hide too; else a list, whose issuer or key is gone
 	Lists int       // of the mount
+
+	Entries    int64     // of the list
+	NextUpdate time.Time // of the list; zero where it is not known
 
 	Replaced bool // another mount has its path now
 }

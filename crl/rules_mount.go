@@ -63,11 +63,15 @@ func vanished(o Observation, _ Thresholds, now time.Time) (Finding, bool) {
 	if v == nil || now.Sub(v.At) >= vanishedFor || v.At.Sub(now) >= vanishedFor {
 		return Finding{}, false
 	}
+	when := "missed at " + v.At.UTC().Format(time.RFC3339)
+	if !v.Seen.IsZero() {
+		when = "last seen at " + v.Seen.UTC().Format(time.RFC3339) + ", " + when
+	}
 	if v.Mount && v.Replaced {
 		return Finding{
 			Severity: Warning,
 			Summary:  "Another PKI mount has taken the place of this one, whose CRLs are gone with it.",
-			Evidence: fmt.Sprintf("with %d CRLs; missed at %s", v.Lists, v.At.UTC().Format(time.RFC3339)),
+			Evidence: fmt.Sprintf("with %d CRLs; %s", v.Lists, when),
 			Remedy:   "Was it made anew on purpose, nothing has to be done: the finding ends after a day. Else what was revoked there is revoked no more: see Vault's audit log, and restore the mount.",
 			Citation: "Vault API, /sys/mounts: disabling a mount deletes its data; a mount that is enabled again has another UUID",
 		}, true
@@ -76,15 +80,19 @@ func vanished(o Observation, _ Thresholds, now time.Time) (Finding, bool) {
 		return Finding{
 			Severity: Unknown,
 			Summary:  "This PKI mount is no longer seen, so its CRLs are no longer watched.",
-			Evidence: fmt.Sprintf("with %d CRLs; missed at %s", v.Lists, v.At.UTC().Format(time.RFC3339)),
+			Evidence: fmt.Sprintf("with %d CRLs; %s", v.Lists, when),
 			Remedy:   "Was it disabled on purpose, nothing has to be done: the finding ends after a day. Else see whether the policy still shows it (sys/mounts), and in Vault's audit log who disabled it.",
 			Citation: "Vault API, /sys/internal/ui/mounts: lists the mounts on which the token has any right",
 		}, true
 	}
+	next := "a nextUpdate that is not known"
+	if !v.NextUpdate.IsZero() {
+		next = "nextUpdate " + v.NextUpdate.UTC().Format(time.RFC3339)
+	}
 	return Finding{
 		Severity: Warning,
 		Summary:  "Vault no longer has this issuer, or no longer its key: its CRL is neither rebuilt nor watched, and is refused by clients after its nextUpdate.",
-		Evidence: fmt.Sprintf("last seen, or missed, at %s", v.At.UTC().Format(time.RFC3339)),
+		Evidence: fmt.Sprintf("its CRL had %d entries and %s; %s", v.Entries, next, when),
 		Remedy:   "Was it deleted on purpose, nothing has to be done: the finding ends after a day. Else import the issuer with its key again (issuers/import/bundle), and read crl/rotate.",
 		Citation: "Vault builtin/logical/pki/crl_util.go: lists are built for issuers that have a key; path_fetch_issuers.go: deleting an issuer",
 	}, true
@@ -119,6 +127,15 @@ func historyFull(o Observation, _ Thresholds, _ time.Time) (Finding, bool) {
 }
 
 func historyUnreadable(o Observation, _ Thresholds, _ time.Time) (Finding, bool) {
+	if o.MountsErr != nil {
+		return Finding{
+			Severity: Warning,
+			Summary:  "Which mounts there were could not be read or written: of one that goes while pkiwarden does not run, nothing is said.",
+			Evidence: o.MountsErr.Error(),
+			Remedy:   "Where the evidence says that the record is damaged, or another version's, repair or delete it: it is never overwritten. Else see why the state cannot be reached, or which right is missing.",
+			Citation: "pkiwarden: state, one record of the PKI mounts of each Vault cluster",
+		}, true
+	}
 	if o.HistoryErr == nil {
 		return Finding{}, false
 	}

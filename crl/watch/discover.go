@@ -20,6 +20,9 @@ func (w *Watch) findNamespaces(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if err == nil {
+		w.loadSightings(ctx)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, name := range names {
@@ -31,7 +34,7 @@ func (w *Watch) findNamespaces(ctx context.Context) error {
 		return fmt.Errorf("listing namespaces: %w", err) // one that was not seen need not be gone
 	}
 	maps.DeleteFunc(w.namespaces, func(name string, _ *namespaceState) bool { return !slices.Contains(names, name) })
-	w.drop(func(m pki.Mount) bool { return !slices.Contains(names, m.Namespace) }, nil)
+	w.sight(func(m pki.Mount) bool { return !slices.Contains(names, m.Namespace) }, nil, nil)
 	return nil
 }
 
@@ -42,6 +45,7 @@ func (w *Watch) findMounts(ctx context.Context, namespace string) error {
 	if err != nil {
 		return fmt.Errorf("listing PKI mounts: %w", err)
 	}
+	w.loadSightings(ctx)
 	limit := w.o.Limits.Limit(ctx)
 	wanted := pki.Select(found.Mounts, w.o.Mounts)
 	now := w.o.Now()
@@ -56,7 +60,7 @@ func (w *Watch) findMounts(ctx context.Context, namespace string) error {
 	}
 	state.refused = found.Refused
 	state.see(found, len(wanted))
-	w.drop(func(m pki.Mount) bool { return m.Namespace == namespace && !slices.Contains(wanted, m) }, found.Mounts)
+	w.sight(func(m pki.Mount) bool { return m.Namespace == namespace }, found.Mounts, wanted)
 	for _, m := range wanted {
 		if w.mounts[m] == nil {
 			w.mounts[m] = newMount(m)
@@ -142,6 +146,7 @@ func (w *Watch) list(ctx context.Context, m pki.Mount, state *mountState) error 
 		}
 	}
 	state.lists, state.listed = groups, true
+	state.miss(w.o.Now())
 	state.keyless = slices.ContainsFunc(issuers, func(i pki.Issuer) bool { return i.KeyID == "" })
 	return nil
 }

@@ -73,7 +73,7 @@ func (w *Watch) load(ctx context.Context, m pki.Mount, state *mountState) {
 	}
 	// Written first at a time of its own, so that a start makes no burst.
 	*k = kept{key: key, version: version, record: k.record, loaded: true, dirty: k.dirty, tryAt: w.o.Now().Add(state.phase(w.pause()))}
-	state.adopt(record)
+	state.adopt(record, w.o.Now())
 }
 
 func (w *Watch) get(ctx context.Context, m pki.Mount) (key string, record crl.HistoryRecord, version string, err error) {
@@ -92,20 +92,21 @@ func (w *Watch) get(ctx context.Context, m pki.Mount) (key string, record crl.Hi
 	return key, record, version, nil
 }
 
-// adopt adds a record that was read to what the lists know.
-func (s *mountState) adopt(record crl.HistoryRecord) {
+// adopt adds a record that was read at an instant to what the lists know.
+func (s *mountState) adopt(record crl.HistoryRecord, now time.Time) {
 	s.kept.record = s.remembered().Merge(record)
 	for _, l := range s.lists {
 		s.claim(l)
 	}
+	s.miss(now)
 }
 
 // claim moves what is remembered of a list from the record to the list.
 func (s *mountState) claim(l *list) {
 	key := l.historyKey()
 	l.past.ListRecord, l.past.projectedAt = s.kept.record.Lists[key], time.Time{}
+	l.past.Sight.Gone = 0
 	delete(s.kept.record.Lists, key)
-	delete(s.released, key)
 }
 
 // release moves it back, at an instant: of a list that is gone and may return.
@@ -117,11 +118,10 @@ func (s *mountState) release(l *list, at time.Time) {
 	if s.kept.record.Lists == nil {
 		s.kept.record.Lists = map[string]crl.ListRecord{}
 	}
-	if s.released == nil {
-		s.released = map[string]time.Time{}
-	}
 	key, lists := l.historyKey(), s.kept.record.Lists
-	lists[key], s.released[key] = l.past.ListRecord, at
+	l.past.Sight.Gone = at.Unix()
+	lists[key] = l.past.ListRecord
+	s.kept.dirty = true
 	for len(lists) > goneKept {
 		oldest := key
 		for other, record := range lists {
@@ -130,7 +130,6 @@ func (s *mountState) release(l *list, at time.Time) {
 			}
 		}
 		delete(lists, oldest)
-		delete(s.released, oldest)
 	}
 }
 
@@ -149,6 +148,7 @@ func (w *Watch) save(ctx context.Context) {
 	if w.o.State == nil {
 		return
 	}
+	w.saveSightings(ctx)
 	for range keepAtOnce {
 		m, state := w.unsaved(false)
 		if state == nil || ctx.Err() != nil {
@@ -168,7 +168,7 @@ func (w *Watch) save(ctx context.Context) {
 		k.dirty = k.dirty || err != nil || merged
 		if merged {
 			k.version = version
-			state.adopt(record)
+			state.adopt(record, w.o.Now())
 		}
 		w.mu.Unlock()
 	}
@@ -185,6 +185,7 @@ func (w *Watch) Flush(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushWithin)
 	defer cancel()
+	w.flushSightings(ctx)
 	for {
 		m, state := w.unsaved(true)
 		if state == nil || ctx.Err() != nil {

@@ -70,6 +70,7 @@ func (w *Watch) remember(m pki.Mount, l *list, mark *crl.Mark, loss *crl.Loss, t
 	p.follow(s, l.full.at)
 	added := p.History.Add(sample)
 	p.Issuer = l.issuer.Label()
+	p.spot(s, l.full.at)
 	// An old list that is served in place of a newer one is nothing to compare
 	// the next one with: what got lost in between would not be seen. But for a
 	// list from a future that was none.
@@ -132,11 +133,20 @@ func (w *Watch) seen(m pki.Mount, l *list) {
 	if l.past.Mark == nil {
 		return
 	}
+	l.past.spot(l.full.summary, l.full.at)
 	// An old list that is served again is not the one that the mark is of.
 	older := crl.Changes{Backwards: l.past.Mark.ThisUpdate > l.full.summary.ThisUpdate.Unix()}
 	sample := l.past.History.Next(*l.full.summary, l.full.at, l.past.Mark, older, true)
 	if state := w.mounts[m]; l.past.History.Add(sample) && state != nil {
 		state.kept.dirty = true
+	}
+}
+
+// spot remembers that the list is there at an instant.
+func (p *past) spot(s *crl.Summary, at time.Time) {
+	p.Sight = crl.Sight{Seen: at.Unix()}
+	if !s.NextUpdate.IsZero() {
+		p.Sight.NextUpdate = s.NextUpdate.Unix()
 	}
 }
 

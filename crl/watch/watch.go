@@ -112,7 +112,7 @@ type Watch struct {
 	walkErr    error
 	namespaces map[string]*namespaceState
 	mounts     map[pki.Mount]*mountState
-	gone       map[pki.Mount]goneMount
+	sightings  sightings
 	limit      crl.Limit
 	asked      bool  // limit has been asked for
 	away       error // Vault as a whole could not be asked
@@ -145,7 +145,6 @@ type mountState struct {
 	buffers     map[time.Duration]time.Time // safety buffers of tidies, and until when each was in force
 	refusal     refusal
 	kept        kept
-	released    map[string]time.Time // lists that are gone, by historyKey, and when they were missed
 	fleet       schedule
 	fleetErr    error
 }
@@ -200,7 +199,7 @@ func New(o Options) (*Watch, error) {
 	if o.Report == nil {
 		o.Report = func([]crl.Finding) {}
 	}
-	w := &Watch{o: o, namespaces: map[string]*namespaceState{}, mounts: map[pki.Mount]*mountState{}, gone: map[pki.Mount]goneMount{}}
+	w := &Watch{o: o, namespaces: map[string]*namespaceState{}, mounts: map[pki.Mount]*mountState{}, sightings: sightings{all: map[pki.Mount]sighting{}}}
 	if o.Registerer != nil {
 		if err := o.Registerer.Register(w); err != nil {
 			return nil, fmt.Errorf("making CRL watch: %w", err)

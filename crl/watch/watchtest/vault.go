@@ -29,6 +29,7 @@ import (
 // methods may be called concurrently.
 type Vault struct {
 	mu     sync.Mutex
+	made   int // mounts, ever
 	mounts []*mount
 
 	requests   map[string]int
@@ -71,7 +72,8 @@ type issuer struct {
 func (v *Vault) Mount(path string) pki.Mount {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	m := &mount{Mount: pki.Mount{Path: path, UUID: fmt.Sprintf("uuid-%d-%s", len(v.mounts), path)}}
+	m := &mount{Mount: pki.Mount{Path: path, UUID: fmt.Sprintf("uuid-%d-%s", v.made, path)}}
+	v.made++
 	v.mounts = append(v.mounts, m)
 	return m.Mount
 }
