@@ -123,8 +123,10 @@ type storedRecord struct {
 // Encode is the stored form, of at most maxBytes. Where it would be longer, all
 // lists keep one sample a day only; where it still would, the least important
 // ones are left out, and their keys returned, the least important first: those
-// that were not seen for a week before the one seen last, then the smallest,
-// which are farthest from a limit.
+// that have been gone for more than a day, then those that are there, and last
+// those that are gone or have lost entries, unless these fill half of it; among
+// them those that were not seen for a week before the one seen last, then the
+// smallest, which are farthest from a limit.
 func (r HistoryRecord) Encode(maxBytes int) (data []byte, dropped []string, err error) {
 	stored := storedRecord{Version: historyVersion, Mount: cut(r.Mount), Lists: map[string]ListRecord{}}
 	for key, l := range r.Lists {
@@ -146,7 +148,7 @@ func (r HistoryRecord) Encode(maxBytes int) (data []byte, dropped []string, err 
 		return nil, nil, err
 	}
 	size := len(data)
-	for _, key := range stored.unimportant() {
+	for _, key := range stored.unimportant(maxBytes) {
 		if size <= maxBytes {
 			break
 		}
@@ -164,26 +166,56 @@ func (r HistoryRecord) Encode(maxBytes int) (data []byte, dropped []string, err 
 	return data, dropped, err
 }
 
-// unimportant are the keys of the lists, the most important last.
-func (r storedRecord) unimportant() []string {
+// unimportant are the keys of the lists, the most important last: before all,
+// as far as half of maxBytes takes them, those that carry a finding, which is
+// about to be forgotten otherwise; then those that are there; last those that are
+// gone. Within each, see Encode.
+func (r storedRecord) unimportant(maxBytes int) []string {
 	var last time.Time
 	for _, l := range r.Lists {
-		if at := l.History.SeenAt(); at.After(last) {
-			last = at
+		for _, at := range []time.Time{l.History.SeenAt(), time.Unix(max(l.Sight.Seen, l.Sight.Gone), 0)} {
+			if at.After(last) {
+				last = at
+			}
 		}
 	}
-	gone := func(l ListRecord) time.Time {
+	seen := func(l ListRecord) time.Time {
 		if at := l.History.SeenAt(); last.Sub(at) > week*oneDay {
 			return at
 		}
 		return last
 	}
-	return slices.SortedFunc(maps.Keys(r.Lists), func(a, b string) int {
+	rank := map[string]int{}
+	order := func(a, b string) int {
 		x, y := r.Lists[a], r.Lists[b]
 		sizeX, _ := x.History.Latest()
 		sizeY, _ := y.History.Latest()
-		return cmp.Or(gone(x).Compare(gone(y)), cmp.Compare(sizeX.Bytes, sizeY.Bytes), strings.Compare(a, b))
-	})
+		return cmp.Or(cmp.Compare(rank[a], rank[b]), seen(x).Compare(seen(y)), cmp.Compare(sizeX.Bytes, sizeY.Bytes), strings.Compare(a, b))
+	}
+	for key, l := range r.Lists {
+		missed := last.Sub(time.Unix(l.Sight.Gone, 0)) < vanishedFor
+		switch {
+		case l.Sight.Gone > 0 && missed || l.Loss.Current(last):
+			rank[key] = 2
+		case l.Sight.Gone == 0:
+			rank[key] = 1
+		}
+	}
+	keys := slices.SortedFunc(maps.Keys(r.Lists), order)
+	size := 0
+	for _, key := range slices.Backward(keys) {
+		if rank[key] < 2 {
+			break
+		}
+		one, err := json.Marshal(r.Lists[key])
+		if size += len(one); err != nil || size > maxBytes/2 {
+			if rank[key] = 0; r.Lists[key].Sight.Gone == 0 {
+				rank[key] = 1
+			}
+		}
+	}
+	slices.SortFunc(keys, order)
+	return keys
 }
 
 func cut(label string) string {

@@ -208,3 +208,37 @@ func TestManyIssuers(t *testing.T) {
 		b.wantRules()
 	})
 }
+
+// TestManyIssuersOneGone: where a record is full, what is to be said of a list
+// that is gone, or lost entries, is kept before empty lists that are there.
+func TestManyIssuersOneGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCells()
+		b, m := keeping(t, c)
+		b.publish(m, "ca", 500)
+		b.vault.Issuer(m, "lost", watchtest.IssuerOptions{})
+		b.publish(m, "lost", 30)
+		for n := range 150 {
+			name := fmt.Sprintf("issuer-%03d", n)
+			b.vault.Issuer(m, name, watchtest.IssuerOptions{})
+			b.publish(m, name, 3*(n%2))
+		}
+		if err := b.run(20 * time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		const full, gone, lost = "info crl-history-full: mount pki", "warning crl-vanished: mount pki, issuer ca", "warning crl-removed-early: mount pki, issuer lost"
+		b.wantRules(full)
+		b.vault.RemoveIssuer(m, "ca")
+		b.publish(m, "lost", 0)
+		if err := b.run(3 * time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		b.wantRules(full, lost, gone)
+		b.watch.Flush(t.Context())
+		second := b.another(c)
+		if err := second.run(10 * time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		second.wantRules(full, lost, gone)
+	})
+}

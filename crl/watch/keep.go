@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/pkiwarden/pkiwarden/crl"
@@ -228,14 +226,9 @@ func (w *Watch) write(ctx context.Context, m pki.Mount, state *mountState) error
 }
 
 // encode is a record as it is written, and how many of the lists that are
-// present it has no room for. Those that are gone make room first.
+// present it has no room for.
 func encode(record crl.HistoryRecord, present map[string]bool) (data []byte, left int, err error) {
 	data, dropped, err := record.Encode(crl.MaxHistoryRecord)
-	isPresent := func(key string) bool { return present[key] }
-	if err == nil && slices.ContainsFunc(dropped, isPresent) {
-		maps.DeleteFunc(record.Lists, func(key string, _ crl.ListRecord) bool { return !present[key] })
-		data, dropped, err = record.Encode(crl.MaxHistoryRecord)
-	}
 	for _, key := range dropped {
 		if present[key] {
 			left++
