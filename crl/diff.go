@@ -23,6 +23,17 @@ type Difference struct {
 	Added, Removed, Kept int64
 }
 
+// SameNumber tells whether two lists that are [Comparable], and differ by d, are
+// not one list although they have one CRL number: what is on them or a date
+// differs. RFC 5280 section 5.2.3 has an issuer raise the number with each list,
+// so clients take the second for the first.
+func (d Difference) SameNumber(old, new Summary) bool {
+	if old.Number == nil || new.Number == nil || old.Number.Cmp(new.Number) != 0 {
+		return false
+	}
+	return d.Added+d.Removed > 0 || old.Entries != new.Entries || !old.ThisUpdate.Equal(new.ThisUpdate) || !old.NextUpdate.Equal(new.NextUpdate)
+}
+
 // Diff compares two lists exactly. each, unless it is nil, is called with every
 // serial number, in the order in which Vault sorts them: by their octets as an
 // unsigned number. The serial is the contents of an INTEGER, valid only until

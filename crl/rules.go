@@ -58,7 +58,7 @@ type Observation struct {
 	MountsErr error // of reading or writing which mounts there were
 
 	Vanished  *Vanished  // the subject is not there any more, nil while it is
-	Unwatched *Unwatched // no mount is watched at all, nil where one is
+	Unwatched *Unwatched // no mount is watched at all, or none that a pattern names; nil for neither
 }
 
 // Twin is a list that had the number of another one that was valid beside it.
@@ -81,11 +81,14 @@ type Vanished struct {
 	Replaced bool // another mount has its path now
 }
 
-// Unwatched says why no mount is watched, where Vault could be asked for them.
+// Unwatched says why no mount is watched, where Vault could be asked for them;
+// or, with Unmatched, which patterns are of no use where mounts are watched.
 type Unwatched struct {
 	Mounts   []string // some of the PKI mounts that Vault shows
 	Shown    int      // how many there are
 	Patterns []string // crl.mounts
+
+	Unmatched []string // patterns for which there is no mount
 }
 
 // Thresholds say from when on a list is a finding.

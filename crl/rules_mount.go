@@ -25,6 +25,9 @@ func noMount(o Observation, _ Thresholds, _ time.Time) (Finding, bool) {
 	if u == nil {
 		return Finding{}, false
 	}
+	if len(u.Unmatched) > 0 {
+		return u.unmatched(), true
+	}
 	patterns := "not set, which is all"
 	if len(u.Patterns) > 0 {
 		patterns = fmt.Sprintf("%q", u.Patterns)
@@ -42,6 +45,23 @@ func noMount(o Observation, _ Thresholds, _ time.Time) (Finding, bool) {
 		f.Remedy = "Correct crl.mounts: a pattern is a mount's whole path, with its namespace, in which * stands for any text, and ! leaves out."
 	}
 	return f, true
+}
+
+// unmatched: what a pattern was to take in may be called otherwise, or be gone,
+// and what it was to leave out is watched.
+func (u *Unwatched) unmatched() Finding {
+	const most = 10
+	quoted := make([]string, 0, most)
+	for _, p := range u.Unmatched[:min(len(u.Unmatched), most)] {
+		quoted = append(quoted, fmt.Sprintf("%q", p))
+	}
+	return Finding{
+		Severity: Warning,
+		Summary:  fmt.Sprintf("crl.mounts has %d patterns that match no PKI mount: what they were to take in is not watched, and what they were to leave out is.", len(u.Unmatched)),
+		Evidence: fmt.Sprintf("no mount matches %s; Vault shows %d PKI mounts, %s", several(quoted, len(u.Unmatched)), u.Shown, several(u.Mounts, u.Shown)),
+		Remedy:   "Correct crl.mounts: a pattern is a mount's whole path, with its namespace, in which * stands for any text, and ! leaves out. Where the name is right, see whether the mount is there, and whether the policy shows it.",
+		Citation: "Vault API, /sys/internal/ui/mounts: lists the mounts on which the token has any right",
+	}
 }
 
 // several is some names of many.

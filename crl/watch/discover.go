@@ -60,6 +60,7 @@ func (w *Watch) findMounts(ctx context.Context, namespace string) error {
 	}
 	state.refused = found.Refused
 	state.see(found, len(wanted))
+	state.match(found, w.o.Mounts)
 	w.sight(func(m pki.Mount) bool { return m.Namespace == namespace }, found.Mounts, wanted)
 	for _, m := range wanted {
 		if w.mounts[m] == nil {

@@ -166,20 +166,53 @@ func (s *mountState) observeReleased(now time.Time) map[string]crl.Vanished {
 	return all
 }
 
-// unwatched says why no mount is watched, nil where one is, or where the reason
-// is a finding of its own.
+// unwatched says why no mount is watched, or which patterns match none; nil where
+// neither is so, or where the reason is a finding of its own.
 func (w *Watch) unwatched(err error) *crl.Unwatched {
 	if err != nil || len(w.namespaces) == 0 {
 		return nil
 	}
 	u := &crl.Unwatched{Patterns: w.o.Mounts}
+	watched, blocked := false, false
+	matched := map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(w.namespaces)) {
 		n := w.namespaces[name]
-		if !n.looked || n.err != nil || n.selected > 0 || n.shown == 0 && len(n.refused) > 0 {
+		if !n.looked {
 			return nil
 		}
+		watched = watched || n.selected > 0
+		blocked = blocked || n.err != nil || n.shown == 0 && len(n.refused) > 0
 		u.Shown += n.shown
 		u.Mounts = append(u.Mounts, n.names[:min(len(n.names), namesShown-len(u.Mounts))]...)
+		maps.Copy(matched, n.matched)
+	}
+	switch {
+	case watched:
+		for _, p := range w.o.Mounts {
+			if !matched[p] && !slices.Contains(u.Unmatched, p) {
+				u.Unmatched = append(u.Unmatched, p)
+			}
+		}
+		if len(u.Unmatched) == 0 {
+			return nil
+		}
+	case blocked:
+		return nil
 	}
 	return u
+}
+
+// match remembers for which patterns there is a mount in the namespace, whether
+// they take it in or leave it out.
+func (n *namespaceState) match(found pki.Discovery, patterns []string) {
+	mounts := slices.Clone(found.Mounts)
+	for _, r := range found.Refused {
+		mounts = append(mounts, pki.Mount{Path: r.Name})
+	}
+	n.matched = map[string]bool{}
+	for _, p := range patterns {
+		if len(pki.Select(mounts, []string{strings.TrimPrefix(p, "!")})) > 0 {
+			n.matched[p] = true
+		}
+	}
 }

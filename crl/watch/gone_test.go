@@ -16,7 +16,7 @@ import (
 
 // TestNoMount: where nothing is watched, silence would look like health.
 func TestNoMount(t *testing.T) {
-	const none = "unknown crl-no-mount: Vault"
+	const none, some = "unknown crl-no-mount: Vault", "warning crl-no-mount: Vault"
 	for _, c := range []struct {
 		name     string
 		mounts   []string
@@ -29,6 +29,12 @@ func TestNoMount(t *testing.T) {
 		{name: "a typo", mounts: []string{"pki", "pki_int"}, patterns: []string{"pki-int"}, want: []string{none}, evidence: `Vault shows 2 PKI mounts, pki, pki_int; crl.mounts is ["pki-int"]`},
 		{name: "many", mounts: []string{"a", "b", "c", "d", "e", "f"}, patterns: []string{"!*"}, want: []string{none}, evidence: "Vault shows 6 PKI mounts, a, b, c, d, e …"},
 		{name: "one is selected", mounts: []string{"pki", "pki_int"}, patterns: []string{"pki"}},
+		{name: "one of several is a typo", mounts: []string{"p3", "p33"}, patterns: []string{"p3", "pkii", "p3"}, want: []string{some}, evidence: `no mount matches "pkii"; Vault shows 2 PKI mounts, p3, p33`},
+		{name: "what is to be left out is a typo", mounts: []string{"pki", "pki-test"}, patterns: []string{"!pki_test"}, want: []string{some}, evidence: `no mount matches "!pki_test"; Vault shows 2 PKI mounts, pki, pki-test`},
+		{name: "two typos", mounts: []string{"pki"}, patterns: []string{"pki", "a*", "!b"}, want: []string{some}, evidence: `no mount matches "a*", "!b"; Vault`},
+		{name: "what is left out is there", mounts: []string{"pki", "pki-test"}, patterns: []string{"pki*", "!pki-t*"}},
+		{name: "what is taken in is left out", mounts: []string{"pki", "pki-test"}, patterns: []string{"pki", "pki-test", "!*test"}},
+		{name: "a pattern for one that is refused", mounts: []string{"pki"}, refused: []pki.RefusedMount{{Name: "a..b", Reason: "why"}}, patterns: []string{"pki", "a*"}, want: []string{"unknown crl-mount-refused: mount a..b"}},
 		{name: "one is refused", refused: []pki.RefusedMount{{Name: `"a/../b"`, Reason: "why"}}, want: []string{`unknown crl-mount-refused: mount "a/../b"`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -50,6 +56,26 @@ func TestNoMount(t *testing.T) {
 			})
 		})
 	}
+	t.Run("as long as it is so", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t, func(o *watch.Options) { even(o); o.Mounts = []string{"pki", "later"} })
+			b.vault.Issuer(b.vault.Mount("pki"), "ca", watchtest.IssuerOptions{})
+			m := pki.Mount{Path: "pki", UUID: "uuid-0-pki"}
+			b.publish(m, "ca", 1)
+			for range 30 {
+				if err := b.run(time.Hour); err != nil {
+					t.Fatal(err)
+				}
+				b.wantRules(some)
+			}
+			b.vault.Issuer(b.vault.Mount("later"), "ca", watchtest.IssuerOptions{})
+			b.publish(pki.Mount{Path: "later", UUID: "uuid-1-later"}, "ca", 1)
+			if err := b.run(3 * time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			b.wantRules()
+		})
+	})
 	t.Run("mounts cannot be listed", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(t, even)

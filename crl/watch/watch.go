@@ -126,10 +126,11 @@ type namespaceState struct {
 	err     error // of looking for its mounts
 	refused []pki.RefusedMount
 
-	looked   bool     // into it, at least once
-	shown    int      // PKI mounts
-	names    []string // of some of them
-	selected int      // by the patterns
+	looked   bool            // into it, at least once
+	shown    int             // PKI mounts
+	names    []string        // of some of them
+	selected int             // by the patterns
+	matched  map[string]bool // patterns for which there is a mount
 }
 
 // mountState is what is remembered of a mount that is watched.
