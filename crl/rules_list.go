@@ -36,7 +36,8 @@ func stale(o Observation, _ Thresholds, now time.Time) (Finding, bool) {
 // clocksApart is by how much Vault's clock may be ahead of ours.
 const clocksApart = 5 * time.Minute
 
-// dates: the list has dates with which no client accepts it.
+// dates: the list has dates with which no client accepts it, or which do not say
+// until when one may.
 func dates(o Observation, _ Thresholds, now time.Time) (Finding, bool) {
 	if o.List == nil {
 		return Finding{}, false
@@ -49,17 +50,26 @@ func dates(o Observation, _ Thresholds, now time.Time) (Finding, bool) {
 	}
 	ahead := o.List.ThisUpdate.Sub(now)
 	empty := !o.List.NextUpdate.IsZero() && !o.List.NextUpdate.After(o.List.ThisUpdate)
-	if !o.List.NextUpdate.IsZero() {
+	none := o.List.NextUpdate.IsZero()
+	if none {
+		f.Evidence += ", no nextUpdate"
+	} else {
 		f.Evidence += ", nextUpdate " + o.List.NextUpdate.Format(time.RFC3339)
 	}
 	f.Evidence += ", now " + now.UTC().Format(time.RFC3339)
 	switch {
 	case ahead > clocksApart && empty:
 		f.Summary = "The CRL is dated in the future, and its nextUpdate is not after its thisUpdate: clients refuse it."
+	case ahead > clocksApart && none:
+		f.Summary = fmt.Sprintf("The CRL is dated in the future, and has no nextUpdate: clients refuse it for another %s, if not for ever.", left(ahead))
 	case ahead > clocksApart:
 		f.Summary = fmt.Sprintf("The CRL is dated in the future: clients refuse it for another %s.", left(ahead))
 	case empty:
 		f.Summary = "The CRL's nextUpdate is not after its thisUpdate: there is no time at which clients accept it."
+	case none:
+		f.Summary = "The CRL has no nextUpdate: nobody can tell when it is out of date, and clients may refuse it or keep it for ever."
+		f.Remedy = "Vault writes a nextUpdate into each CRL: find out what answers at vault.address. Then read crl/rotate, which dates the CRL anew."
+		f.Citation = "RFC 5280 section 5.1.2.5: conforming CRL issuers MUST include the nextUpdate field in all CRLs"
 	default:
 		return Finding{}, false
 	}

@@ -20,12 +20,13 @@ func TestFindings(t *testing.T) {
 	valid := func(left time.Duration) *Summary {
 		return &Summary{Bytes: 1, ThisUpdate: now.Add(left - 72*time.Hour), NextUpdate: now.Add(left)}
 	}
-	entries := func(n int64) *Summary { return &Summary{Bytes: 1, Entries: n, ThisUpdate: now} }
-	numbered := func(n int64) *Summary { return &Summary{Bytes: 1, ThisUpdate: now, Number: big.NewInt(n)} }
+	ends := now.Add(72 * time.Hour)
+	entries := func(n int64) *Summary { return &Summary{Bytes: 1, Entries: n, ThisUpdate: now, NextUpdate: ends} }
+	numbered := func(n int64) *Summary { return &Summary{Bytes: 1, ThisUpdate: now, NextUpdate: ends, Number: big.NewInt(n)} }
 	delta := func(base int64) *Summary {
-		return &Summary{Bytes: 1, ThisUpdate: now, Number: big.NewInt(base + 1), BaseNumber: big.NewInt(base)}
+		return &Summary{Bytes: 1, ThisUpdate: now, NextUpdate: ends, Number: big.NewInt(base + 1), BaseNumber: big.NewInt(base)}
 	}
-	ordered := func(o Order) *Summary { return &Summary{Bytes: 1, ThisUpdate: now, Entries: 9, Order: o} }
+	ordered := func(o Order) *Summary { return &Summary{Bytes: 1, ThisUpdate: now, NextUpdate: ends, Entries: 9, Order: o} }
 	reached := func(after time.Duration) Projection {
 		return Projection{LimitReachedAt: now.Add(after), Basis: "the basis"}
 	}
@@ -65,7 +66,7 @@ func TestFindings(t *testing.T) {
 		{"a tenth left", Observation{List: valid(7*time.Hour + 12*time.Minute)}, "", ""},
 		{"less than a tenth left", Observation{List: valid(7*time.Hour + 11*time.Minute)}, "crl-stale warning", "nextUpdate 2026-05-01T19:11:00Z"},
 		{"passed", Observation{List: valid(0)}, "crl-stale critical", ""},
-		{"no nextUpdate", Observation{List: &Summary{Bytes: 1, ThisUpdate: now}}, "", ""},
+		{"no nextUpdate", Observation{List: &Summary{Bytes: 1, ThisUpdate: now}}, "crl-dates warning", "thisUpdate 2026-05-01T12:00:00Z, no nextUpdate, now 2026-05-01T12:00:00Z"},
 
 		{"wrong signature", Observation{Err: fmt.Errorf("verifying CRL: %w: why", ErrNotSigned)}, "crl-signature-invalid critical", "why"},
 		{"Ed25519", Observation{Err: fmt.Errorf("x: %w", ErrNotVerifiable)}, "crl-not-verifiable unknown", ""},
@@ -125,7 +126,7 @@ func TestFindings(t *testing.T) {
 
 		{"as far ahead as clocks may be", Observation{List: dated(5*time.Minute, 72*time.Hour)}, "", ""},
 		{"dated in the future", Observation{List: dated(5*time.Minute+time.Second, 72*time.Hour)}, "crl-dates warning", "thisUpdate 2026-05-01T12:05:01Z, nextUpdate 2026-05-04T12:00:00Z, now 2026-05-01T12:00:00Z"},
-		{"dated in the future, no nextUpdate", Observation{List: &Summary{Bytes: 1, ThisUpdate: now.Add(time.Hour)}}, "crl-dates warning", "thisUpdate 2026-05-01T13:00:00Z, now"},
+		{"dated in the future, no nextUpdate", Observation{List: &Summary{Bytes: 1, ThisUpdate: now.Add(time.Hour)}}, "crl-dates warning", "thisUpdate 2026-05-01T13:00:00Z, no nextUpdate, now"},
 		{"nextUpdate is thisUpdate", Observation{List: dated(time.Minute, time.Minute)}, "crl-dates warning", "nextUpdate 2026-05-01T12:01:00Z"},
 		{"nextUpdate before thisUpdate, both passed", Observation{List: dated(-time.Hour, -2*time.Hour)}, "crl-stale critical,crl-dates warning", ""},
 

@@ -235,8 +235,12 @@ func number(n *big.Int) string {
 func (w *Watch) logChange(m pki.Mount, l *list) {
 	s := l.full.summary
 	attributes := []any{
-		"mount", m.Name(), "issuer", l.issuer.Label(), "bytes", s.Bytes, "entries", s.Entries,
-		"this_update", s.ThisUpdate, "next_update", s.NextUpdate,
+		"mount", m.Name(), "issuer", l.issuer.Label(), "bytes", s.Bytes, "entries", s.Entries, "this_update", s.ThisUpdate,
+	}
+	if s.NextUpdate.IsZero() {
+		attributes = append(attributes, "next_update", "none")
+	} else {
+		attributes = append(attributes, "next_update", s.NextUpdate)
 	}
 	if l.past.counted {
 		attributes = append(attributes, "added", l.past.changes.Added, "removed", l.past.changes.Removed)

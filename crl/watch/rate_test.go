@@ -213,7 +213,7 @@ func TestRequestsAreEven(t *testing.T) {
 			t.Errorf("windows of %d s: up to %d requests, %.2f times the mean of %.0f, want at most %.1f", window, highest, float64(highest)/mean, mean, most)
 		}
 	}
-	even(60, start, 2.5) // with the start, where certificates and settings are read once
+	even(60, start, 2.6) // with the start, where certificates and settings are read once
 	even(60, start.Add(2*time.Minute), 1.3)
 	even(10, start.Add(2*time.Minute), 1.8)
 	for list, times := range vault.byList {

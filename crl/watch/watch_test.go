@@ -3,11 +3,17 @@ package watch_test
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -420,4 +426,45 @@ func TestNewRefuses(t *testing.T) {
 	if _, err := watch.New(good); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestNoNextUpdate: a list that does not say until when it may be used.
+func TestNoNextUpdate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		b := newBench(t, func(o *watch.Options) { even(o); o.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+		m := b.vault.Mount("pki")
+		key := b.vault.Issuer(m, "ca", watchtest.IssuerOptions{})
+		b.publish(m, "ca", 3)
+		b.vault.Serve(m, "ca", func(der []byte) io.Reader {
+			var list pkix.CertificateList
+			if _, err := asn1.Unmarshal(der, &list); err != nil {
+				t.Error(err)
+			}
+			list.TBSCertList.Raw, list.TBSCertList.NextUpdate = nil, time.Time{}
+			signed, err := asn1.Marshal(list.TBSCertList)
+			if err != nil {
+				t.Error(err)
+			}
+			digest := sha256.Sum256(signed)
+			signature, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
+			if err != nil {
+				t.Error(err)
+			}
+			list.SignatureValue = asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)}
+			if der, err = asn1.Marshal(list); err != nil {
+				t.Error(err)
+			}
+			return bytes.NewReader(der)
+		})
+		if err := b.run(3 * time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		b.wantRules("warning crl-dates: mount pki, issuer ca")
+		b.wantText("no nextUpdate")
+		b.wantSeries("pkiwarden_crl_entries", "issuer=ca,mount=pki 3")
+		if text := log.String(); strings.Contains(text, "0001-01-01") || !strings.Contains(text, "next_update=none") {
+			t.Error(text)
+		}
+	})
 }
