@@ -54,8 +54,8 @@ that is there more than once, reason codes without a name.` + codes{
 			0: "valid",
 			exitCritical: "not a valid CRL, not signed by the issuer given, or larger than the\n" +
 				"--limit given",
-			exitUnknown: "the source could not be read or is larger than --max-bytes, or the\n" +
-				"signature is of a kind that cannot be verified",
+			exitUnknown: "the source or the issuer's file could not be read, the source is larger\n" +
+				"than --max-bytes, or the signature is of a kind that cannot be verified",
 			exitInterrupted: interrupted,
 		}.help(),
 		Example: `  pkiwarden crl inspect /var/lib/crl/pki.crl
@@ -76,14 +76,15 @@ that is there more than once, reason codes without a name.` + codes{
 		},
 	}
 	cmd.Flags().StringVar(&i.issuer, "issuer", "", "verify the signature with this certificate `CERT.pem`")
-	cmd.Flags().Int64Var(&i.limit, "limit", 0, "hold the size against a limit of `N` bytes (see crl limit)")
+	cmd.Flags().Var(sizeFlag{&i.limit}, "limit", "hold the size against a limit of `N` bytes (see crl limit)")
 	addReadFlags(cmd, &i.maxBytes, &i.timeout)
 	return cmd
 }
 
 // addReadFlags adds the flags that bound what is read.
 func addReadFlags(cmd *cobra.Command, maxBytes *int64, timeout *time.Duration) {
-	cmd.Flags().Int64Var(maxBytes, "max-bytes", crl.DefaultMaxBytes, "do not read a CRL of more than `N` bytes")
+	*maxBytes = crl.DefaultMaxBytes
+	cmd.Flags().Var(sizeFlag{maxBytes}, "max-bytes", "do not read a CRL of more than `N` bytes (or 512KiB, 64MiB, …)")
 	cmd.Flags().DurationVar(timeout, "timeout", time.Minute, "give up on a URL after this `TIME`")
 }
 
@@ -150,10 +151,10 @@ there, as the configuration says.` + codes{
 		},
 	}
 	cmd.Flags().StringVar(&s.Backend, "backend", "", "Vault's storage `BACKEND`: consul, raft, dynamodb, azure, etcd, file, …")
-	cmd.Flags().Int64Var(&s.Consul.KVMaxValueSize, "kv-max-value-size", 0, "consul: limits.kv_max_value_size of the agent, `N` bytes (default 524288)")
-	cmd.Flags().Int64Var(&s.Consul.TxnMaxReqLen, "txn-max-req-len", 0, "consul: limits.txn_max_req_len of the agent, `N` bytes (default 524288)")
+	cmd.Flags().Var(sizeFlag{&s.Consul.KVMaxValueSize}, "kv-max-value-size", "consul: limits.kv_max_value_size of the agent, `N` bytes (default 524288)")
+	cmd.Flags().Var(sizeFlag{&s.Consul.TxnMaxReqLen}, "txn-max-req-len", "consul: limits.txn_max_req_len of the agent, `N` bytes (default 524288)")
 	cmd.Flags().StringVar(&s.Consul.Path, "path", "", "consul: `PATH` of Vault's data (default vault/)")
-	cmd.Flags().Int64Var(&s.Raft.MaxEntrySize, "max-entry-size", 0, "raft: max_entry_size, `N` bytes (default 1048576)")
+	cmd.Flags().Var(sizeFlag{&s.Raft.MaxEntrySize}, "max-entry-size", "raft: max_entry_size, `N` bytes (default 1048576)")
 	cmd.Flags().StringVar(&s.VaultVersion, "vault-version", "", "`VERSION` of Vault, for consul (default: a current one)")
 	cmd.Flags().Int64Var(&maxEntries, "max-crl-entries", 0, "the mount's max_crl_entries, `N` entries (Vault 1.19 and later; config/crl)")
 	return cmd

@@ -43,8 +43,8 @@ numbers are kept in a temporary file without a name, in $TMPDIR or else in /tmp,
 			0: "compared, whether they differ or not",
 			exitCritical: "not a valid CRL, not signed by the issuer given, or not two states of\n" +
 				"one list",
-			exitUnknown: "a source could not be read or is larger than --max-bytes, a signature\n" +
-				"is of a kind that cannot be verified, or there is no room for the\ntemporary file",
+			exitUnknown: "a source or the issuer's file could not be read, a source is larger than\n" +
+				"--max-bytes, a signature is of a kind that cannot be verified, or there\nis no room for the temporary file",
 			exitInterrupted: interrupted,
 		}.help(),
 		Example: `  pkiwarden crl diff before.crl after.crl

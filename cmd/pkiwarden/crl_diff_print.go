@@ -18,6 +18,7 @@ type diffReport struct {
 	Kept    int64       `json:"kept"`
 	Old     stateReport `json:"old"`
 	New     stateReport `json:"new"`
+	Issuer  string      `json:"issuer"`
 	Notes   []string    `json:"notes,omitempty"`
 }
 
@@ -39,22 +40,23 @@ func (d *difference) state(i int) stateReport {
 	return r
 }
 
-// note is what makes the numbers mean something else, "" mostly.
-func (d *difference) note() string {
-	by := d.summaries[0].ThisUpdate.Sub(d.summaries[1].ThisUpdate)
-	if by <= 0 {
-		return ""
+// notes is what makes the numbers mean something else, and what of them cannot
+// be; none mostly.
+func (d *difference) notes() []string {
+	var notes []string
+	if by := d.summaries[0].ThisUpdate.Sub(d.summaries[1].ThisUpdate); by > 0 {
+		notes = append(notes, fmt.Sprintf("NEW is older than OLD, by %s: what is called added here has been removed since, and what is called removed has been added.", roughly(by)))
 	}
-	return fmt.Sprintf("NEW is older than OLD, by %s: what is called added here has been removed since, and what is called removed has been added.", roughly(by))
+	if d.counts.SameNumber(d.summaries[0], d.summaries[1]) {
+		notes = append(notes, fmt.Sprintf("OLD and NEW are different lists with one CRL number, %v: RFC 5280 section 5.2.3 gives each list a higher one, and who compares numbers takes them for the same.", d.summaries[1].Number))
+	}
+	return notes
 }
 
 // writeJSON prints the report and, with the serial numbers, "addedSerials" and
 // "removedSerials", each in the order of Vault's storage.
 func (d *difference) writeJSON(ctx context.Context, out *bufio.Writer, serials bool) error {
-	report := diffReport{Added: d.counts.Added, Removed: d.counts.Removed, Kept: d.counts.Kept, Old: d.state(0), New: d.state(1)}
-	if note := d.note(); note != "" {
-		report.Notes = []string{note}
-	}
+	report := diffReport{Added: d.counts.Added, Removed: d.counts.Removed, Kept: d.counts.Kept, Old: d.state(0), New: d.state(1), Issuer: d.summaries[1].Issuer, Notes: d.notes()}
 	var head bytes.Buffer
 	if err := writeJSON(&head, report); err != nil {
 		return err
@@ -120,7 +122,7 @@ func (d *difference) writeTable(ctx context.Context, out *bufio.Writer, c compar
 	}
 	fmt.Fprintf(out, "\nIssuer   %s\n", printable(new.Issuer))
 	fmt.Fprintf(out, "Added    %s\nRemoved  %s\nKept     %s\n", grouped(d.counts.Added), grouped(d.counts.Removed), grouped(d.counts.Kept))
-	if note := d.note(); note != "" {
+	for _, note := range d.notes() {
 		fmt.Fprintln(out, note)
 	}
 	if !c.serials {

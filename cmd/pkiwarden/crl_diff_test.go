@@ -60,6 +60,8 @@ func writeStates(l listFolder) {
 	l.write("cut.crl", der[:700])
 	l.write("forged.crl", flipped(der))
 	l.list("twice.crl", ca, key, 9, later, []*big.Int{before[0], big.NewInt(5), before[0]})
+	l.list("samenumber.crl", ca, key, 7, day, before[:1])
+	l.list("redated.crl", ca, key, 7, later, before)
 	l.list("otherkey.crl", other, otherKey, 8, later, after)
 	l.list("edwards.crl", edwards, edSigner, 7, day, before)
 	l.list("delta.crl", ca, key, 9, later, before[:1], extension(27, true, 2, 1, 8))

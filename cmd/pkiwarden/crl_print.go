@@ -60,7 +60,8 @@ type inspectReport struct {
 	Signature        signatureReport  `json:"signature"`
 
 	// What most lists do not have is there only where it is.
-	Limit              *againstLimit     `json:"limit,omitempty"` // with --limit
+	Limit              *againstLimit     `json:"limit,omitempty"`  // with --limit
+	Limits             []againstLimit    `json:"limits,omitempty"` // without: those of storages as they are by default
 	BaseNumber         string            `json:"baseNumber,omitempty"`
 	DistributionPoint  *distributionJSON `json:"distributionPoint,omitempty"`
 	CriticalExtensions []string          `json:"criticalExtensions,omitempty"` // that are not interpreted
@@ -78,9 +79,10 @@ type distributionJSON struct {
 
 // againstLimit is a size held against a limit.
 type againstLimit struct {
-	Bytes int64   `json:"bytes"`
-	Share float64 `json:"share"` // of it that the list takes
-	Fits  bool    `json:"fits"`
+	Backend string  `json:"backend,omitempty"` // whose default it is
+	Bytes   int64   `json:"bytes"`
+	Share   float64 `json:"share"` // of it that the list takes
+	Fits    bool    `json:"fits"`
 }
 
 type signatureReport struct {
@@ -103,8 +105,13 @@ func inspectJSON(i inspection, s crl.Summary, v verdict, now time.Time) inspectR
 	if d := s.IDP; d != nil {
 		r.DistributionPoint = &distributionJSON{Names: d.Names, OnlyContains: onlyContains(d), OnlySomeReasons: d.OnlySomeReasons, IndirectCRL: d.IndirectCRL}
 	}
-	if i.limit > 0 {
-		r.Limit = &againstLimit{Bytes: i.limit, Share: float64(s.Bytes) / float64(i.limit), Fits: s.Bytes <= i.limit}
+	for _, against := range limitsToShow(i.limit) {
+		held := againstLimit{Backend: against.backend, Bytes: against.bytes, Share: float64(s.Bytes) / float64(against.bytes), Fits: s.Bytes <= against.bytes}
+		if i.limit > 0 {
+			r.Limit = &held
+		} else {
+			r.Limits = append(r.Limits, held)
+		}
 	}
 	if r.Reasons == nil {
 		r.Reasons = map[string]int64{}
@@ -188,19 +195,20 @@ func writeInspection(w io.Writer, i inspection, s crl.Summary, v verdict, now ti
 }
 
 type shownLimit struct {
-	bytes int64
-	of    string
+	bytes   int64
+	of      string
+	backend string // whose default it is, "" for the one given
 }
 
 // limitsToShow are the limit that was given, else those of the two storages
 // that most Vaults have, as they are without further settings.
 func limitsToShow(given int64) []shownLimit {
 	if given > 0 {
-		return []shownLimit{{given, ""}}
+		return []shownLimit{{given, "", ""}}
 	}
 	return []shownLimit{
-		{crl.Storage{Backend: "consul"}.Limit().MaxBytes, " (Consul's default)"},
-		{crl.Storage{Backend: "raft"}.Limit().MaxBytes, " (raft's default)"},
+		{crl.Storage{Backend: "consul"}.Limit().MaxBytes, " (Consul's default)", "consul"},
+		{crl.Storage{Backend: "raft"}.Limit().MaxBytes, " (raft's default)", "raft"},
 	}
 }
 

@@ -42,6 +42,7 @@ func runCRLScripts(t *testing.T, sessions string, write func(listFolder)) {
 			e.Setenv("URL", server)
 			e.Setenv("SECRET_URL", strings.Replace(server, "://", "://user:hush@", 1))
 			e.Setenv("RUDE_URL", rude)
+			e.Setenv("TAB", "\t")
 			e.Setenv("PKIWARDEN_CONFIG", "")
 			return os.CopyFS(filepath.Join(e.WorkDir, "lists"), os.DirFS(folder))
 		},
@@ -170,7 +171,25 @@ func serveLists(t *testing.T, folder string) string {
 	t.Helper()
 	mux := http.NewServeMux()
 	mux.Handle("/lists/", http.StripPrefix("/lists/", http.FileServer(http.Dir(folder))))
-	mux.HandleFunc("/elsewhere", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/lists/full.crl", http.StatusFound) })
+	mux.HandleFunc("/elsewhere", func(w http.ResponseWriter, r *http.Request) {
+		to := r.URL.Query().Get("to")
+		if to == "" {
+			to = "/lists/full.crl"
+		}
+		http.Redirect(w, r, to, http.StatusFound)
+	})
+	mux.HandleFunc("/samequery", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "/next?"+r.URL.RawQuery, http.StatusTemporaryRedirect)
+	})
+	mux.HandleFunc("/loop", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/loop", http.StatusFound) })
+	mux.HandleFunc("/huge", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "5000000")
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	})
+	mux.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, `{"data":{"crl":"-----BEGIN X509 CRL-----\nMIIB\n-----END X509 CRL-----\n"}}`)
+	})
 	mux.HandleFunc("/nothing", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	mux.HandleFunc("/empty", func(w http.ResponseWriter, r *http.Request) {})
 	mux.HandleFunc("/silent", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })

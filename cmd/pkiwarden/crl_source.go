@@ -9,7 +9,9 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -72,7 +74,7 @@ func scanVerified(cmd *cobra.Command, a *app, i inspection, issuer *x509.Certifi
 func scanSource(cmd *cobra.Command, a *app, i inspection, kept crl.Spool) (crl.Summary, error) {
 	ctx, cancel := context.WithTimeout(cmd.Context(), i.timeout)
 	defer cancel()
-	in, err := openSource(ctx, cmd, a, i.source)
+	in, err := openSource(ctx, cmd, a, i.source, i.maxBytes)
 	if err == nil {
 		defer in.Close()
 		var summary crl.Summary
@@ -95,7 +97,11 @@ func (i inspection) failed(cmd *cobra.Command, err error) error {
 	case errors.As(err, &chosen):
 		return err
 	case errors.As(err, &syntax):
-		return &exitError{code: exitCritical, err: fmt.Errorf("%s: not a valid CRL: %w", name, err)}
+		invalid := &exitError{code: exitCritical, err: fmt.Errorf("%s: not a valid CRL: %w", name, err)}
+		if list := vaultList(sourceURL(i.source)); list != "" {
+			invalid.hints = []string{fmt.Sprintf("that is where Vault answers in JSON: the list itself is at %s", list)}
+		}
+		return invalid
 	case errors.Is(err, crl.ErrMaxBytes):
 		return &exitError{code: exitUnknown, err: fmt.Errorf("%s: above --max-bytes %d: %w", name, i.maxBytes, err), hints: []string{"a higher --max-bytes reads it: memory does not grow with the list"}}
 	case errors.Is(err, context.DeadlineExceeded):
@@ -116,12 +122,42 @@ func sourceURL(source string) *url.URL {
 	return u
 }
 
+// vaultJSON are the paths at which Vault answers with JSON around a list, and
+// where the list itself is (builtin/logical/pki, path_fetch.go and
+// path_fetch_issuers.go).
+var vaultJSON = []struct {
+	path *regexp.Regexp
+	list string
+}{
+	{regexp.MustCompile(`^(/v1/.+/issuer/[^/]+/(?:unified-)?crl(?:/delta)?)$`), "$1/der"},
+	{regexp.MustCompile(`^(/v1/.+)/cert/((?:unified-)?)crl$`), "$1/${2}crl"},
+	{regexp.MustCompile(`^(/v1/.+)/cert/((?:unified-)?)delta-crl$`), "$1/${2}crl/delta"},
+}
+
+// vaultList is where Vault has the list that it wraps in JSON at u, "" where u
+// is no such place.
+func vaultList(u *url.URL) string {
+	if u == nil {
+		return ""
+	}
+	for _, v := range vaultJSON {
+		if v.path.MatchString(u.Path) {
+			list := url.URL{Scheme: u.Scheme, Host: u.Host, Path: v.path.ReplaceAllString(u.Path, v.list)}
+			return list.String()
+		}
+	}
+	return ""
+}
+
 // sourceName is the source as it may be shown: a URL without the user,
 // password and query that may be secrets.
 func sourceName(source string) string {
 	u := sourceURL(source)
-	if u == nil {
+	switch {
+	case u == nil:
 		return source
+	case *u == url.URL{}:
+		return "the URL given" // any part of it may be the secret one
 	}
 	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
 	return shown.String()
@@ -129,7 +165,7 @@ func sourceName(source string) string {
 
 // openSource opens a file, a URL or standard input (-). Its reads end when ctx
 // does, those of a URL, or the command is interrupted.
-func openSource(ctx context.Context, cmd *cobra.Command, a *app, source string) (io.ReadCloser, error) {
+func openSource(ctx context.Context, cmd *cobra.Command, a *app, source string, maxBytes int64) (io.ReadCloser, error) {
 	if source == "-" {
 		return io.NopCloser(&interruptible{ctx: cmd.Context(), src: a.stdin}), nil
 	}
@@ -141,15 +177,23 @@ func openSource(ctx context.Context, cmd *cobra.Command, a *app, source string) 
 		}
 		return f, nil
 	}
+	if *u == (url.URL{}) {
+		problem := "no valid URL"
+		if strings.ContainsFunc(source, unicode.IsControl) {
+			problem += ": there is a control character in it"
+		}
+		return nil, usageError(cmd, fmt.Errorf("%s: %s; want a file, - or a URL with http or https", sourceName(source), problem))
+	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, usageError(cmd, fmt.Errorf("%s: want a file, - or a URL with http or https", sourceName(source)))
 	}
-	return get(ctx, u)
+	return get(ctx, u, maxBytes)
 }
 
 // get fetches a URL until ctx ends. Redirects are not followed: what is
-// inspected is what the URL itself serves.
-func get(ctx context.Context, u *url.URL) (io.ReadCloser, error) {
+// inspected is what the URL itself serves. An answer that is announced as larger
+// than any encoding of a list of maxBytes is not read at all.
+func get(ctx context.Context, u *url.URL, maxBytes int64) (io.ReadCloser, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, errors.New("not a URL that can be asked for")
@@ -165,12 +209,34 @@ func get(ctx context.Context, u *url.URL) (io.ReadCloser, error) {
 		return nil, err
 	}
 	if response.StatusCode == http.StatusOK {
+		if n := response.ContentLength; (n-1<<20)/2 > maxBytes { // see crl.Options
+			response.Body.Close()
+			return nil, fmt.Errorf("an answer of %d bytes: %w", n, crl.ErrMaxBytes)
+		}
 		return response.Body, nil
 	}
 	response.Body.Close()
 	status := strings.TrimSpace(fmt.Sprintf("%d %s", response.StatusCode, http.StatusText(response.StatusCode))) // not the server's words
 	if to, err := response.Location(); err == nil {
-		return nil, fmt.Errorf("the answer is %s: redirects are not followed, give %s itself", status, sourceName(to.String()))
+		return nil, fmt.Errorf("the answer is %s: redirects are not followed%s", status, advice(u, to))
 	}
 	return nil, fmt.Errorf("the answer is %s", status)
+}
+
+// advice is what to do about a redirect. It shows no query, which may be a
+// secret, but says which one is meant.
+func advice(from, to *url.URL) string {
+	if to.Scheme != "http" && to.Scheme != "https" || to.Host == "" {
+		return ", and this one leads to no http or https URL"
+	}
+	there := sourceName(to.String())
+	switch {
+	case there == sourceName(from.String()) && to.RawQuery == from.RawQuery:
+		return ", and this one leads to itself"
+	case to.RawQuery == "":
+		return ", give " + there + " itself"
+	case to.RawQuery == from.RawQuery:
+		return ", give " + there + " itself, with the same query"
+	}
+	return ", give " + there + " itself, with the query of the answer's Location header, which is not shown here"
 }

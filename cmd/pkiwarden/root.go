@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -176,6 +177,10 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 func flagError(cmd *cobra.Command, err error) error {
 	if args := cmd.Flags().Args(); cmd.HasSubCommands() && len(args) > 0 {
 		return unknownCommand(cmd, args) // the flag is that command's
+	}
+	var wrong *pflag.InvalidValueError
+	if errors.As(err, &wrong) && errors.As(err, new(*strconv.NumError)) {
+		err = fmt.Errorf("--%s is %q: want a whole number", wrong.GetFlag().Name, wrong.GetValue())
 	}
 	usage := usageError(cmd, err)
 	var unknown *pflag.NotExistError

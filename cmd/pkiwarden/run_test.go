@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	stdlog "log"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
 )
 
 // output may be written while it is read.
@@ -28,6 +31,22 @@ func (o *output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.b.String()
+}
+
+// TestLogDurations: a duration is text in both formats, also one that every line
+// carries, or that is in a group.
+func TestLogDurations(t *testing.T) {
+	for format, want := range map[string]string{
+		"json": `"buffer":"72h0m0s","safety_buffer":"24h0m0s","tidy":{"pause":"1.5s"}}`,
+		"text": "buffer=72h0m0s safety_buffer=24h0m0s tidy.pause=1.5s",
+	} {
+		var out bytes.Buffer
+		newLogger(&out, config.Log{Format: format}).With("buffer", 72*time.Hour).
+			Info("x", "safety_buffer", 24*time.Hour, slog.Group("tidy", "pause", 1500*time.Millisecond))
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%s: want %s in\n%s", format, want, out.String())
+		}
+	}
 }
 
 // TestRunNothing: without a Vault and without certificates there is nothing to

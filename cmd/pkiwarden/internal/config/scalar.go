@@ -228,6 +228,16 @@ func parseInt(s scalarValue, tag reflect.StructTag) (int64, error) {
 	return parsed, nil
 }
 
+// ParseSize reads a size in bytes as the configuration has it: digits, with B,
+// KiB, MiB or GiB after them. Its error says what was expected, on one line.
+func ParseSize(text string) (int64, error) {
+	n, err := parseSize(scalarValue{number, text})
+	if err != nil {
+		return 0, fmt.Errorf("expected %w", err)
+	}
+	return n, nil
+}
+
 func parseSize(s scalarValue) (int64, error) {
 	const expected = "a size such as 524288, 512KiB or 256MiB"
 	if s.kind != number && s.kind != text {
