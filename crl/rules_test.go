@@ -22,11 +22,15 @@ func TestFindings(t *testing.T) {
 	}
 	ends := now.Add(72 * time.Hour)
 	entries := func(n int64) *Summary { return &Summary{Bytes: 1, Entries: n, ThisUpdate: now, NextUpdate: ends} }
-	numbered := func(n int64) *Summary { return &Summary{Bytes: 1, ThisUpdate: now, NextUpdate: ends, Number: big.NewInt(n)} }
+	numbered := func(n int64) *Summary {
+		return &Summary{Bytes: 1, ThisUpdate: now, NextUpdate: ends, Number: big.NewInt(n)}
+	}
 	delta := func(base int64) *Summary {
 		return &Summary{Bytes: 1, ThisUpdate: now, NextUpdate: ends, Number: big.NewInt(base + 1), BaseNumber: big.NewInt(base)}
 	}
-	ordered := func(o Order) *Summary { return &Summary{Bytes: 1, ThisUpdate: now, NextUpdate: ends, Entries: 9, Order: o} }
+	ordered := func(o Order) *Summary {
+		return &Summary{Bytes: 1, ThisUpdate: now, NextUpdate: ends, Entries: 9, Order: o}
+	}
 	reached := func(after time.Duration) Projection {
 		return Projection{LimitReachedAt: now.Add(after), Basis: "the basis"}
 	}
@@ -216,7 +220,7 @@ var thresholds = Thresholds{
 // grows to, is said with its value.
 func TestRemedyNamesTheSetting(t *testing.T) {
 	raft := Storage{Backend: "raft"}.Limit()
-	o := Observation{List: &Summary{Bytes: 900000}, Limit: raft}
+	o := Observation{List: &Summary{Bytes: 900000, ThisUpdate: time.Now(), NextUpdate: time.Now().Add(72 * time.Hour)}, Limit: raft}
 	remedy := func() string {
 		t.Helper()
 		found := Findings(o, Thresholds{Warn: Threshold{Share: .6}, Critical: Threshold{Share: .8}}, time.Now())
