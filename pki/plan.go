@@ -185,6 +185,8 @@ func holdForRuns(o Observation) (Decision, bool) {
 	switch {
 	case o.Status == nil:
 		return wait(time.Time{}, "tidy-status could not be read, so a run may be on"), true
+	case o.Status.State.Active() && !o.Status.RevokedCerts:
+		return wait(time.Time{}, "a tidy that leaves revocations alone is on since %s, and was not started here", instant(o.Status.StartedAt)), true
 	case o.Status.State.Active():
 		return Decision{Verdict: Follow, Reason: fmt.Sprintf("a tidy that was not started here is on since %s", instant(o.Status.StartedAt))}, true
 	case o.OtherRun != "":

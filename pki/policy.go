@@ -10,6 +10,11 @@ import (
 // deleted cannot be listed as revoked again.
 const SafetyBufferFloor = 24 * time.Hour
 
+// LongestPause is the longest pause that a run may be given: a run of a thousand
+// entries takes a quarter of an hour then, and is not cancelled earlier than
+// after one of them.
+const LongestPause = time.Second
+
 // SettleTime is how long a newly elected active node is left alone by default:
 // it has leases to restore and clients to take in.
 const SettleTime = 2 * time.Minute
@@ -80,6 +85,8 @@ func (p Policy) Validate() error {
 		return fmt.Errorf("safety buffer %s is below the floor of %s: lengthen tidy.safetyBuffer, or set tidy.allowShortSafetyBuffer: true", p.SafetyBuffer, SafetyBufferFloor)
 	case p.SafetyBuffer%time.Second != 0:
 		return fmt.Errorf("safety buffer %s is not whole seconds, which Vault asks for", p.SafetyBuffer)
+	case p.Pause > LongestPause:
+		return fmt.Errorf("pause %s is longer than %s, which a run then takes for each entry: set tidy.pause, or leave it at auto", p.Pause, LongestPause)
 	case p.MinInterval < 0 || p.Pause < 0 || p.Trigger.AtLeastEvery < 0 || p.Trigger.Horizon < 0 || p.Critical.Horizon < 0:
 		return fmt.Errorf("minInterval %s, pause %s, atLeastEvery %s and horizons %s, %s must not be negative",
 			p.MinInterval, p.Pause, p.Trigger.AtLeastEvery, p.Trigger.Horizon, p.Critical.Horizon)

@@ -133,6 +133,9 @@ func (q *planner) verdict() {
 		plan.Verdict = "lists are switched off in this mount (config/crl disable): none is written, so none can be too large"
 	case RescueFits:
 		plan.Verdict = "the next lists fit: there is nothing to rescue"
+		if !plan.Limit.Known {
+			plan.Verdict = "what is served holds every revocation, so there is nothing to rescue; how much room is left is not known"
+		}
 		if n := q.missing(); n > 0 {
 			plan.Verdict += fmt.Sprintf("; %d revocations come onto a list when Vault next rebuilds it by itself (auto_rebuild), or by steps 6 and 7", n)
 		}

@@ -112,7 +112,7 @@ func TestRescueVerdicts(t *testing.T) {
 			r.Config.Disabled = true
 			return r
 		}(), policy(), "disabled", "unknown", "", "lists are switched off in this mount (config/crl disable): none is written, so none can be too large"},
-		{"limit unknown, all is served", rescue(etcd, expired(1600, -hour)), policy(), "fits", "yes", "", "the next lists fit: there is nothing to rescue"},
+		{"limit unknown, all is served", rescue(etcd, expired(1600, -hour)), policy(), "fits", "yes", "", "what is served holds every revocation, so there is nothing to rescue; how much room is left is not known"},
 		{"limit unknown", rescue(etcd, expired(1800, 100*hour)), policy(), "unknown", "unknown", "1!6!7!", "how large a list the storage accepts is not known (unknown: set by the server (--max-request-bytes, default 1572864, of the whole marshalled request)), and what is served is behind (200 revocations are missing): set crl.limit, or let --apply tidy and see what crl/rotate says"},
 		{"limit unknown, refused", func() pki.Rescue {
 			r := rescue(etcd, expired(1800, -hour))

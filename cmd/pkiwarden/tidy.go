@@ -26,16 +26,18 @@ whether a tidy is due. Where it is, it starts Vault's tidy, follows it, rotates
 the CRL where Vault does not rebuild it by itself, and measures the CRL.
 
 A run of another instance is followed or left alone, never doubled: both keep
-the same record (state in the configuration). Starting this command is the
-switch, tidy.enabled is not asked; --dry-run changes nothing.
+the same record (state in the configuration; with another one, only Vault's own
+"already in progress" keeps them apart). Starting this command is the switch,
+tidy.enabled is not asked; --dry-run changes nothing. A newly elected Vault is
+left to settle for two minutes, or minInterval if that is less.
 
 Interrupted, the command ends and the run goes on in Vault; the next call
 follows it to the proof. With --cancel-on-interrupt a run that this call
 started is stopped, and what it deleted is proved by the next call.
 
 ` + rescueHelp + codes{
-			0:            "each mount is done or not due",
-			exitCritical: "a run failed or was refused, or a mount is not there; a rescue is\nneeded, or not complete",
+			0:            "each mount is done, not due, or held back for the reason given",
+			exitCritical: "a run failed, got lost or was refused, or a mount is not there; a\nrescue is needed, or not complete",
 			exitUnknown:  "it could not be determined: Vault sealed or away, or no mount is\nselected",
 			exitUsage:    "wrong usage or configuration", exitInterrupted: interrupted,
 		}.help(),
@@ -95,7 +97,7 @@ func interruptedTidy(reports []tidier.Report) error {
 				fmt.Sprintf("the tidy of mount %s goes on in Vault; %s follows it to the proof", r.Mount, next),
 				fmt.Sprintf("\"vault write -force %s/tidy-cancel\" stops it, and so does --cancel-on-interrupt the next time", r.Mount))
 		case tidier.LeftCancelled:
-			exit.hints = append(exit.hints, fmt.Sprintf("the tidy of mount %s is cancelled; %s rebuilds the CRL where that is owed, and measures", r.Mount, next))
+			exit.hints = append(exit.hints, fmt.Sprintf("the tidy of mount %s is told to stop, which it does at its next entry; %s rebuilds the CRL where that is owed, and measures", r.Mount, next))
 		case tidier.LeftOpen:
 			exit.hints = append(exit.hints, fmt.Sprintf("the tidy of mount %s is not proved; %s does that", r.Mount, next))
 		}

@@ -21,7 +21,7 @@ certificates are read (up to 2,000 of those that a list has, and 2,000 of those
 that it lacks: exact up to there, else with 95 % confidence), and each step is
 given with the size after it. Nothing is changed, and crl/rotate is not called.
 Exit code 0: nothing is over the limit; 2: something is, or a list lacks what it
-should have; 3: not known, as where the limit is not.
+should have; 3: not known, as where the limit is not and the lists are behind.
 
 --apply carries out the steps that are pkiwarden's: 1 tidy (with the configured
 safety buffer, beside no other run, whatever thresholds, windows and minInterval

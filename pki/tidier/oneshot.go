@@ -63,9 +63,9 @@ var ErrNoMount = errors.New("no PKI mount to tidy")
 // Tidy looks at each mount asked for, one after the other, and does what is
 // decided. It returns a Report for each mount that it could look at, in order,
 // with an error where a mount could not be looked at or is not there, where none
-// is selected ([ErrNoMount]), where
-// Vault refused a run or one failed, and where ctx ended before the proof. A
-// run that is not due, or is somebody else's, is no error.
+// is selected ([ErrNoMount]), where Vault refused a run, where one of
+// pkiwarden's failed or got lost, whoever started it, and where ctx ended before
+// the proof. A run that is not due, or is somebody else's, is no error.
 func (t *Tidier) Tidy(ctx context.Context, r Request) ([]Report, error) {
 	leave, err := t.enter(ctx)
 	if err != nil {
@@ -100,7 +100,7 @@ func (t *Tidier) Tidy(ctx context.Context, r Request) ([]Report, error) {
 
 // wanted are the mounts asked for.
 func (t *Tidier) wanted(s *survey, r Request) ([]pki.Mount, error) {
-	if len(r.Mounts) == 0 {
+	if len(r.Mounts) == 0 || len(s.mounts) == 0 {
 		selected := pki.Select(s.mounts, t.o.Mounts)
 		if len(selected) == 0 {
 			return nil, fmt.Errorf("%w: %s", ErrNoMount, pki.NoMount(s.mounts, t.o.Mounts).Evidence)
@@ -176,7 +176,9 @@ func (t *Tidier) tidyMount(ctx context.Context, m pki.Mount, p pki.Policy, r Req
 			report.Reason += "; " + err.Error()
 			return report, err
 		}
-		report.Run = !v.record.Run.Foreign
+		if report.Run = !v.record.Run.Foreign; !report.Run && v.decision.Verdict == pki.RunNow {
+			report.Reason += "; when Vault was asked, a run was on that is not in the record: somebody else's, or of a pkiwarden with another state"
+		}
 		_, err = t.settle(ctx, v, report, r)
 		return report, err
 	}
@@ -213,7 +215,7 @@ func (t *Tidier) settle(ctx context.Context, v *view, report *Report, r Request)
 		}
 	}
 	switch {
-	case !report.Run, run.Outcome == pki.OutcomeOK, run.Outcome == pki.OutcomeNoEffect:
+	case run.Foreign, !report.Run && run.NeverStarted(), run.Outcome == pki.OutcomeOK, run.Outcome == pki.OutcomeNoEffect:
 		return run, nil
 	}
 	return run, fmt.Errorf("tidy of mount %s: %s: %s", v.mount.Name(), run.Outcome, run.Explanation)

@@ -238,3 +238,82 @@ func text(err error) string {
 	}
 	return err.Error()
 }
+
+// A run that another call started and that got lost is no success of the call
+// that follows it.
+func TestFollowedRunGetsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		reports, err := w.instance("job-1").Tidy(t.Context(), tidier.Request{})
+		if err != nil || !reports[0].Run {
+			t.Fatalf("%s, %v", form(t, reports), err)
+		}
+		time.Sleep(2 * time.Second)
+		w.vault.Change(func(_ *pki.Health, mounts []*tidiertest.Mount) { mounts[0].Forget() })
+		reports, err = w.instance("job-2").Tidy(t.Context(), tidier.Request{Wait: true})
+		if got := text(err); !strings.Contains(got, "tidy of mount pki: interrupted: Vault forgot the run") || len(reports) != 1 || reports[0].Run {
+			t.Errorf("%s, error %q", form(t, reports), got)
+		}
+	})
+}
+
+// Two calls that do not share a record: the second says that a run was on.
+func TestAnotherState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		first := true
+		w.vault.Before = func(op string, _ pki.Mount) error {
+			if op != "StartTidy" || !first {
+				return nil
+			}
+			first = false
+			_, err := w.vault.StartTidy(context.Background(), w.mount.Mount, pki.TidyParams{RevokedCerts: true, SafetyBuffer: 72 * hour})
+			return err
+		}
+		reports, err := w.instance("job").Tidy(t.Context(), tidier.Request{Wait: true})
+		if err != nil || len(reports) != 1 || reports[0].Run || !strings.Contains(reports[0].Reason, "; when Vault was asked, a run was on that is not in the record") {
+			t.Errorf("%s, %v", form(t, reports), err)
+		}
+	})
+}
+
+// Somebody's tidy that leaves revocations alone is waited for, and does not count
+// as a run: what is due comes right after it.
+func TestForeignTidyOfCertificatesOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		if _, err := w.vault.StartTidy(t.Context(), w.mount.Mount, pki.TidyParams{CertStore: true, SafetyBuffer: 72 * hour}); err != nil {
+			t.Fatal(err)
+		}
+		reports, err := w.instance("job").Tidy(t.Context(), tidier.Request{Wait: true})
+		if err != nil || len(reports) != 1 || reports[0].Run || !strings.HasPrefix(reports[0].Reason, "a tidy that leaves revocations alone is on since ") {
+			t.Errorf("%s, %v", form(t, reports), err)
+		}
+		if r := w.record(); r.Run != nil || len(r.History) != 0 {
+			t.Errorf("record %+v", r)
+		}
+		time.Sleep(5 * time.Minute)
+		reports, err = w.instance("job").Tidy(t.Context(), tidier.Request{Wait: true})
+		if err != nil || len(reports) != 1 || !reports[0].Run || reports[0].Result == nil || *reports[0].Result.Deleted != 300 {
+			t.Errorf("%s, %v", form(t, reports), err)
+		}
+	})
+}
+
+// Where Vault shows no PKI mount at all, that is the answer, not that the one
+// asked for is not among none.
+func TestTidyMountOfNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v, err := tidiertest.New(time.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tr, err := tidier.New(tidier.Options{Vault: v, CRLs: v, State: new(tidiertest.State), Policy: pki.Policy{SafetyBuffer: 72 * hour}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tr.Tidy(t.Context(), tidier.Request{Mounts: []string{"pki"}}); !errors.Is(err, tidier.ErrNoMount) {
+			t.Errorf("error %v", err)
+		}
+	})
+}

@@ -80,6 +80,7 @@ func (t *Tidier) adopt(ctx context.Context, v *view) error {
 	run.Foreign, run.Step = true, pki.StepRunning
 	run.Pause, run.PauseReason = 0, "" // theirs is not told
 	run.StartedAt, run.PreviousStart = v.observation.Status.StartedAt, time.Time{}
+	run.SafetyBuffer = v.observation.Status.SafetyBuffer
 	t.log.Info("following a tidy that was not started here", "mount", v.mount.Name(), "started_at", run.StartedAt)
 	return t.saveRun(ctx, v, run)
 }

@@ -123,7 +123,7 @@ func (t *Tidier) cancel(ctx context.Context, v *view, run pki.Run) error {
 		return nil
 	}
 	if err == nil {
-		t.log.Info("tidy is cancelled", "mount", v.mount.Name(), "was_on", asked, "why", run.Cancel)
+		t.log.Info("tidy is told to stop", "mount", v.mount.Name(), "was_on", asked, "why", run.Cancel)
 	}
 	return err
 }

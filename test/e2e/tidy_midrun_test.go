@@ -171,7 +171,7 @@ func (j *jobs) stopped(f *fleet) {
 	must(t, program.Signal(os.Signal(syscall.SIGTERM)))
 	code, err := program.Wait(ctx)
 	must(t, err)
-	if want := "hint: the tidy of mount job is cancelled; \"pkiwarden tidy --mount job\" rebuilds the CRL"; code != 130 || !strings.Contains(program.Log(), want) {
+	if want := "hint: the tidy of mount job is told to stop, which it does at its next entry; \"pkiwarden tidy --mount job\" rebuilds the CRL"; code != 130 || !strings.Contains(program.Log(), want) {
 		t.Errorf("exit code %d, want 130 and … %s …:\n%s", code, want, program.Log())
 	}
 	f.tidyIs("Cancelled")

@@ -179,7 +179,9 @@ func (v *Vault) progress() {
 // finish does what a run does at its end: delete, and rebuild where Vault does.
 func (m *Mount) finish() {
 	before := len(m.Revoked)
-	m.Revoked = slices.DeleteFunc(m.Revoked, func(r Revocation) bool { return m.ends.Sub(r.NotAfter) > m.buffer })
+	m.Revoked = slices.DeleteFunc(m.Revoked, func(r Revocation) bool {
+		return m.Params.RevokedCerts && m.ends.Sub(r.NotAfter) > m.buffer
+	})
 	m.Status.RevokedDeleted = int64(before - len(m.Revoked))
 	m.Status.FinishedAt = m.ends
 	m.Status.State = pki.TidyFinished
