@@ -34,6 +34,9 @@ const (
 type HistoryRecord struct {
 	Mount string                // its name, for a person who reads this
 	Lists map[string]ListRecord // by [HistoryKey]
+	// TidiedAt is when a tidy was last known to be on, as Unix time, 0 for never:
+	// Vault forgets it when it restarts.
+	TidiedAt int64
 }
 
 // ListRecord is what is remembered of one list.
@@ -73,7 +76,7 @@ func HistoryKey(rawSubject, rawSubjectPublicKeyInfo []byte) string {
 // Merge is what both remember: for a record that somebody else has written
 // between reading and writing. It is commutative, associative and idempotent.
 func (r HistoryRecord) Merge(other HistoryRecord) HistoryRecord {
-	merged := HistoryRecord{Mount: max(r.Mount, other.Mount), Lists: map[string]ListRecord{}}
+	merged := HistoryRecord{Mount: max(r.Mount, other.Mount), Lists: map[string]ListRecord{}, TidiedAt: max(r.TidiedAt, other.TidiedAt)}
 	maps.Copy(merged.Lists, r.Lists)
 	for key, l := range other.Lists {
 		merged.Lists[key] = merged.Lists[key].merge(l)
@@ -115,9 +118,10 @@ func (m *Mark) after(other *Mark) bool {
 
 // storedRecord is the JSON form.
 type storedRecord struct {
-	Version int                   `json:"version"`
-	Mount   string                `json:"mount,omitempty"`
-	Lists   map[string]ListRecord `json:"lists"`
+	Version  int                   `json:"version"`
+	Mount    string                `json:"mount,omitempty"`
+	TidiedAt int64                 `json:"tidied,omitempty"`
+	Lists    map[string]ListRecord `json:"lists"`
 }
 
 // Encode is the stored form, of at most maxBytes. Where it would be longer, all
@@ -128,7 +132,7 @@ type storedRecord struct {
 // them those that were not seen for a week before the one seen last, then the
 // smallest, which are farthest from a limit.
 func (r HistoryRecord) Encode(maxBytes int) (data []byte, dropped []string, err error) {
-	stored := storedRecord{Version: historyVersion, Mount: cut(r.Mount), Lists: map[string]ListRecord{}}
+	stored := storedRecord{Version: historyVersion, Mount: cut(r.Mount), TidiedAt: r.TidiedAt, Lists: map[string]ListRecord{}}
 	for key, l := range r.Lists {
 		if len(l.History.samples) == 0 {
 			continue // nothing is remembered of it
@@ -256,7 +260,7 @@ func ParseHistoryRecord(data []byte) (HistoryRecord, error) {
 	if stored.Lists == nil {
 		return fail(errors.New(`it is damaged: it has no "lists"`))
 	}
-	return HistoryRecord{Mount: stored.Mount, Lists: stored.Lists}, nil
+	return HistoryRecord{Mount: stored.Mount, Lists: stored.Lists, TidiedAt: stored.TidiedAt}, nil
 }
 
 // checkVersion looks at the version alone, since what another one wrote need

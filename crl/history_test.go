@@ -316,9 +316,13 @@ func TestHistoryRecordMerges(t *testing.T) {
 			if r.IntN(2) == 0 {
 				l.Loss = &Loss{Before: Mark{Version: markVersion, List: hash64(r.IntN(2))}, At: r.Int64N(2), SeenAt: r.Int64N(2), Missing: 1 + r.Int64N(2), Buffer: 1 + r.Int64N(2)}
 			}
+			if r.IntN(4) == 0 && l.Loss != nil {
+				l.Loss.Untidied, l.Loss.Buffer = true, 0
+			}
 			l.Sight = Sight{Seen: r.Int64N(2), Gone: r.Int64N(3), NextUpdate: r.Int64N(2)}
 			rec.Lists[HistoryKey([]byte{byte(i)}, nil)] = l
 		}
+		rec.TidiedAt = r.Int64N(3)
 		return rec
 	}
 	for seed := range uint64(200) {

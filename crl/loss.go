@@ -16,6 +16,8 @@ const (
 	// lossFor is how long entries that were removed early are a finding unless
 	// they come back before: so long that an alert fires and somebody looks.
 	lossFor = 24 * time.Hour
+	// manyEntries is how many a list has at least of which half are missed.
+	manyEntries = 20
 )
 
 // Early is the number of entries that were certainly removed before their time,
@@ -44,8 +46,9 @@ func (c Changes) young(elapsed, buffer int64) int64 {
 	return n
 }
 
-// Loss is that entries were removed from a list before their time. It outlasts
-// the list in which they were first missing: what is built later hides nothing.
+// Loss is that entries were removed from a list before their time, or that many
+// were and no tidy is known. It outlasts the list in which they were first
+// missing: what is built later hides nothing.
 type Loss struct {
 	Before  Mark  `json:"before"` // of the last list that had them
 	At      int64 `json:"at"`     // thisUpdate of the first one without, Unix time
@@ -53,9 +56,12 @@ type Loss struct {
 	Missing int64 `json:"missing"`
 	Added   int64 `json:"added"` // from the one to the other, with what left in time
 	Removed int64 `json:"removed"`
-	Buffer  int64 `json:"buffer"` // the safety buffer that it follows from, in seconds
+	Buffer  int64 `json:"buffer"` // the safety buffer that it follows from, in seconds; 0 where it is Untidied
 	// Assumed: that is not known, but AssumedSafetyBuffer.
 	Assumed bool `json:"assumed,omitempty"`
+	// Untidied: nothing is known of when the entries' certificates expire, but no
+	// tidy is known to have removed them.
+	Untidied bool `json:"untidied,omitempty"`
 }
 
 // NewLoss is what is certain of the changes from the list that left a Mark
@@ -76,6 +82,31 @@ func NewLoss(before Mark, s Summary, c Changes, safetyBuffer time.Duration, at t
 	return l
 }
 
+// NewUntidied is that at least half of a list of 20 entries and more were
+// removed, seen at an instant, for a list between which and the one that left a
+// Mark behind no tidy is known: nil where it were fewer. They may all have been
+// old enough, so it is a question and no verdict.
+func NewUntidied(before Mark, s Summary, c Changes, at time.Time) *Loss {
+	if c.Backwards || before.Entries < manyEntries || c.Removed < before.Entries-c.Removed {
+		return nil
+	}
+	return &Loss{
+		Before: before, At: s.ThisUpdate.Unix(), SeenAt: at.Unix(), Missing: c.Removed, Added: c.Added, Removed: c.Removed, Untidied: true,
+	}
+}
+
+// Exceeds tells whether l is the one to speak of, of two at different times:
+// what is certain before what is not, then the larger. The later of equal ones.
+func (l *Loss) Exceeds(earlier *Loss) bool {
+	switch {
+	case l == nil || earlier == nil:
+		return l != nil
+	case l.Untidied != earlier.Untidied:
+		return earlier.Untidied
+	}
+	return l.Missing >= earlier.Missing
+}
+
 // After is what is left of the loss in a later list, of which c are the changes
 // against Before: nil once all entries are back. Entries that were revoked anew
 // have another date, and are not those that were lost.
@@ -83,7 +114,11 @@ func (l *Loss) After(c Changes) *Loss {
 	if c.Backwards {
 		return l
 	}
-	missing := min(l.Missing, c.young(l.At-l.Before.ThisUpdate, l.Buffer))
+	gone := c.Removed
+	if !l.Untidied {
+		gone = c.young(l.At-l.Before.ThisUpdate, l.Buffer)
+	}
+	missing := min(l.Missing, gone)
 	switch missing {
 	case 0:
 		return nil
@@ -106,7 +141,7 @@ func (l *Loss) Current(now time.Time) bool {
 
 // usable tells whether a Loss that was stored is one that this package made.
 func (l *Loss) usable() bool {
-	return l != nil && l.Before.usable() && l.Missing > 0 && l.Buffer > 0 && l.Buffer < 1<<40 && l.Removed >= l.Missing && l.At >= l.Before.ThisUpdate
+	return l != nil && l.Before.usable() && l.Missing > 0 && (l.Buffer > 0) != l.Untidied && l.Buffer >= 0 && l.Buffer < 1<<40 && l.Removed >= l.Missing && l.At >= l.Before.ThisUpdate
 }
 
 // over tells whether l is the one to keep of the two: the later; of the same,
@@ -123,7 +158,8 @@ func (l *Loss) over(other *Loss) bool {
 	return errA == nil && errB == nil && bytes.Compare(a, b) > 0
 }
 
-// removedEarly: entries are gone that no tidy can have removed. Most early
+// removedEarly: entries are gone that no tidy can have removed, or so many that
+// one is missed. Most early
 // removals cannot be seen in counts; what is said is certain, but for a buffer
 // that is assumed.
 func removedEarly(o Observation, _ Thresholds, now time.Time) (Finding, bool) {
@@ -132,6 +168,17 @@ func removedEarly(o Observation, _ Thresholds, now time.Time) (Finding, bool) {
 		return Finding{}, false
 	}
 	instant := func(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }
+	if l.Untidied {
+		return Finding{
+			Severity: Unknown,
+			Summary:  fmt.Sprintf("At least %d of %d entries were removed from the CRL, and no tidy is known that removed them: whether their certificates had expired cannot be told.", l.Missing, l.Before.Entries),
+			Evidence: fmt.Sprintf("the CRL of %s had %d entries, that of %s had %d of them fewer and %d more, and %d have not come back; tidy-status tells of no run since, and auto-tidy is off",
+				instant(l.Before.ThisUpdate), l.Before.Entries, instant(l.At), l.Removed, l.Added, l.Missing),
+			Remedy: "Compare the lists (pkiwarden crl diff --serials OLD NEW), and the serial numbers that are gone with the certificates' dates. Vault forgets tidy-status when it restarts or fails over: its audit log says whether tidy ran. " +
+				"If not, see whether an issuer was deleted, imported or made the default, whether config/crl disable was set, or whether revocations were deleted from Vault's storage, and revoke anew what has not expired. The finding ends when the entries are back, or a day after they were missed.",
+			Citation: "Vault builtin/logical/pki/path_tidy.go: with tidy_revoked_certs alone entries leave a CRL; the status of a run is kept in memory",
+		}, true
+	}
 	buffer := time.Duration(l.Buffer) * time.Second
 	f := Finding{
 		Severity: Critical,

@@ -44,6 +44,10 @@ func TestFindings(t *testing.T) {
 			Missing: 3, Added: 1, Removed: 5, Buffer: 72 * 3600, Assumed: assumed,
 		}
 	}
+	untidied := &Loss{
+		Before: Mark{ThisUpdate: now.Add(-4 * time.Hour).Unix(), Entries: 500}, At: now.Add(-3 * time.Hour).Unix(), SeenAt: now.Add(-time.Hour).Unix(),
+		Missing: 299, Added: 2, Removed: 300, Untidied: true,
+	}
 	dated := func(this, next time.Duration) *Summary {
 		return &Summary{Bytes: 1, ThisUpdate: now.Add(this), NextUpdate: now.Add(next)}
 	}
@@ -124,6 +128,8 @@ func TestFindings(t *testing.T) {
 		{"removed early", Observation{List: list(1), Lost: lost(false, time.Hour)}, "crl-removed-early critical",
 			"the CRL of 2026-05-01T09:00:00Z had 5 entries fewer and 1 more than that of 2026-05-01T08:00:00Z, and 3 have not come back; tidy leaves what was revoked within 72 h here"},
 		{"removed early, by a buffer that is assumed", Observation{List: list(1), Lost: lost(true, time.Hour)}, "crl-removed-early warning", "Vault tells of no tidy, and one that leaves what was revoked within 72 h is assumed"},
+		{"removed, and no tidy known", Observation{List: list(1), Lost: untidied}, "crl-removed-early unknown",
+			"the CRL of 2026-05-01T08:00:00Z had 500 entries, that of 2026-05-01T09:00:00Z had 300 of them fewer and 2 more, and 299 have not come back"},
 		{"removed early, before any list is read again", Observation{Lost: lost(false, 24*time.Hour-time.Second)}, "crl-removed-early critical", ""},
 		{"removed early, a day ago", Observation{List: list(1), Lost: lost(false, 24*time.Hour)}, "", ""},
 		{"removed early, by a clock of another age", Observation{List: list(1), Lost: lost(false, -1000*time.Hour)}, "", ""},

@@ -276,6 +276,136 @@ func TestRemovedEarlyStays(t *testing.T) {
 	})
 }
 
+// TestRemovedUntidied: many entries are gone that are old enough for a tidy, and
+// none is known.
+func TestRemovedUntidied(t *testing.T) {
+	const old, unknown = 100 * time.Hour, "unknown crl-removed-early: mount pki, issuer ca"
+	now := time.Now
+	run := func(name string, n int, story func(b *lossBench)) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newLossBench(t, nil)
+				b.build(at(old, n))
+				b.step(40 * time.Minute)
+				story(b)
+			})
+		})
+	}
+	set := func(b *lossBench, s pki.TidyStatus) { b.vault.Set(b.mount, pki.CRLConfig{AutoRebuild: true}, s, nil) }
+	ran := func(started, finished time.Time) pki.TidyStatus {
+		return pki.TidyStatus{State: pki.TidyFinished, StartedAt: started, FinishedAt: finished, RevokedCerts: true, SafetyBuffer: time.Hour}
+	}
+	run("all", 500, func(b *lossBench) {
+		b.build(nil)
+		b.step(3*time.Minute, unknown)
+		b.wantText("At least 500 of 500 entries were removed from the CRL, and no tidy is known")
+		b.wantText("had 500 of them fewer and 0 more, and 500 have not come back; tidy-status tells of no run since, and auto-tidy is off")
+		if !strings.Contains(b.findings[0].Remedy, "crl diff --serials") {
+			t.Error(b.findings[0].Remedy)
+		}
+		b.watch.Flush(b.Context())
+		second := b.another(b.cells) // a restart
+		if err := second.run(3 * time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		second.wantRules(unknown)
+		time.Sleep(23 * time.Hour)
+		b.step(10*time.Minute, unknown)
+		time.Sleep(time.Hour)
+		b.step(10 * time.Minute)
+	})
+	run("half of twenty", 20, func(b *lossBench) { b.build(at(old, 10)); b.step(3*time.Minute, unknown) })
+	run("less than half", 20, func(b *lossBench) { b.build(at(old, 11)); b.step(3 * time.Minute) })
+	run("few", 19, func(b *lossBench) { b.build(nil); b.step(3 * time.Minute) })
+	run("back again", 500, func(b *lossBench) {
+		b.build(at(old, 100))
+		b.step(3*time.Minute, unknown)
+		b.build(at(old, 400))
+		b.step(3*time.Minute, unknown)
+		b.wantText("At least 100 of 500 entries")
+		b.build(at(old, 500))
+		b.step(3 * time.Minute)
+	})
+	run("a tidy long before", 500, func(b *lossBench) {
+		set(b, ran(now().Add(-3*time.Hour), now().Add(-2*time.Hour)))
+		b.build(nil)
+		b.step(15*time.Minute, unknown)
+	})
+	run("a tidy since the list before, seconds ago", 500, func(b *lossBench) {
+		set(b, ran(now().Add(-time.Second), now()))
+		b.build(nil)
+		b.step(time.Hour)
+	})
+	run("a tidy hours ago, since the list before, with auto_rebuild", 500, func(b *lossBench) {
+		time.Sleep(30 * time.Hour)
+		b.build(at(old, 500))
+		b.step(40 * time.Minute)
+		began := now()
+		time.Sleep(40 * time.Hour)
+		set(b, ran(began.Add(time.Minute), began.Add(2*time.Minute)))
+		b.build(nil)
+		b.step(time.Hour)
+	})
+	run("a tidy that had begun before the list before", 500, func(b *lossBench) {
+		set(b, ran(now().Add(-5*time.Hour), now()))
+		b.build(nil)
+		b.step(time.Hour)
+	})
+	run("a tidy that is on", 500, func(b *lossBench) {
+		set(b, pki.TidyStatus{State: pki.TidyRunning, StartedAt: now().Add(-9 * time.Hour), RevokedCerts: true, SafetyBuffer: time.Hour})
+		b.build(nil)
+		b.step(time.Hour)
+	})
+	run("a tidy that failed", 500, func(b *lossBench) {
+		s := ran(now().Add(-time.Second), now())
+		s.State = pki.TidyError
+		set(b, s)
+		b.build(nil)
+		b.step(time.Hour)
+	})
+	run("a tidy that Vault has forgotten, and an instance saw", 500, func(b *lossBench) {
+		set(b, ran(now().Add(-time.Second), now()))
+		b.step(15 * time.Minute)
+		set(b, pki.TidyStatus{State: pki.TidyInactive})
+		b.step(15 * time.Minute)
+		b.watch.Flush(b.Context())
+		b.build(nil)
+		b.step(15 * time.Minute)
+		second := b.another(b.cells)
+		if err := second.run(15 * time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		second.wantRules()
+	})
+	run("auto-tidy is on", 500, func(b *lossBench) {
+		b.vault.SetAutoTidy(b.mount, pki.AutoTidy{Enabled: true, RevokedCerts: true, SafetyBuffer: time.Hour})
+		b.build(nil)
+		b.step(time.Hour)
+	})
+	run("auto-tidy was on", 500, func(b *lossBench) {
+		b.vault.SetAutoTidy(b.mount, pki.AutoTidy{Enabled: true, RevokedCerts: true, SafetyBuffer: time.Hour})
+		b.step(15 * time.Minute)
+		b.vault.SetAutoTidy(b.mount, pki.AutoTidy{})
+		b.build(nil)
+		b.step(time.Hour)
+	})
+	run("tidy-status may not be read", 500, func(b *lossBench) {
+		b.vault.Set(b.mount, pki.CRLConfig{}, pki.TidyStatus{}, &pki.PermissionError{})
+		b.build(nil)
+		b.step(time.Hour)
+	})
+	run("certain afterwards, and the other way round", 500, func(b *lossBench) {
+		young := at(old, 200)
+		young[1] = -time.Since(b.began)
+		b.build(young)
+		b.step(3*time.Minute, unknown)
+		b.build(at(old, 200))
+		b.step(3*time.Minute, assumed)
+		b.build(nil)
+		b.step(3*time.Minute, assumed)
+	})
+}
+
 // TestSameNumber: two lists with one number, in one process and after a restart.
 func TestSameNumber(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

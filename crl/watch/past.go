@@ -112,16 +112,21 @@ func (s *suspect) or(other *suspect) *suspect {
 }
 
 // judge decides whether what was removed from a list was removed early, given
-// the smallest safety buffer by which a tidy may have gone since an instant, as
-// Vault told when it was asked. What was found before stays, unless this is more.
-func (p *past) judge(asked time.Time, buffer func(since time.Time) time.Duration) (found bool) {
+// the smallest safety buffer by which a tidy may have gone since an instant, and
+// whether it is known that there was none since, as Vault told when it was asked.
+// What was found before stays, unless this is more.
+func (p *past) judge(asked time.Time, buffer func(since time.Time) time.Duration, untidied func(since time.Time) bool) (found bool) {
 	if p.suspect == nil || asked.Before(p.suspect.at) {
 		return false
 	}
 	s := p.suspect
 	p.suspect = nil
-	loss := crl.NewLoss(s.before, s.list, s.changes, buffer(time.Unix(s.before.ThisUpdate, 0)), s.at)
-	if loss == nil || p.Loss != nil && p.Loss.Missing > loss.Missing {
+	since := time.Unix(s.before.ThisUpdate, 0)
+	loss := crl.NewLoss(s.before, s.list, s.changes, buffer(since), s.at)
+	if loss == nil && untidied(since) {
+		loss = crl.NewUntidied(s.before, s.list, s.changes, s.at)
+	}
+	if !loss.Exceeds(p.Loss) {
 		return false
 	}
 	p.Loss = loss

@@ -77,8 +77,9 @@ func (w *Watch) readSettings(ctx context.Context, m pki.Mount, state *mountState
 	}
 	state.settings = read
 	state.noteBuffers(w.o.Tidy)
+	state.noteTidy()
 	for _, l := range state.lists {
-		if l.past.judge(asked, func(since time.Time) time.Duration { return state.buffer(w.o.Tidy, since) }) {
+		if l.past.judge(asked, func(since time.Time) time.Duration { return state.buffer(w.o.Tidy, since) }, state.untidied) {
 			state.kept.dirty = true
 			w.logLoss(m, l)
 		}
@@ -91,6 +92,11 @@ func (w *Watch) readSettings(ctx context.Context, m pki.Mount, state *mountState
 
 func (w *Watch) logLoss(m pki.Mount, l *list) {
 	loss := l.past.Loss
+	if loss.Untidied {
+		w.o.Log.Warn("entries were removed from a CRL, and no tidy is known", "mount", m.Name(), "issuer", l.issuer.Label(),
+			"missing", loss.Missing, "removed", loss.Removed, "entries_before", loss.Before.Entries)
+		return
+	}
 	w.o.Log.Warn("entries were removed from a CRL before their time", "mount", m.Name(), "issuer", l.issuer.Label(),
 		"missing", loss.Missing, "removed", loss.Removed, "safety_buffer", time.Duration(loss.Buffer)*time.Second, "assumed", loss.Assumed)
 }
@@ -158,6 +164,45 @@ func (s *mountState) buffer(own Tidying, since time.Time) time.Duration {
 		}
 	}
 	return smallest
+}
+
+// noteTidy remembers when a tidy was last on: Vault forgets it when it restarts.
+func (s *mountState) noteTidy() {
+	now := s.settings.readAt
+	if a := s.settings.auto; a != nil && a.Enabled {
+		s.autoTidyAt = now
+	}
+	t := s.settings.status
+	if t == nil || t.StartedAt.IsZero() {
+		return
+	}
+	at := t.StartedAt
+	switch {
+	case t.State.Active():
+		at = now
+	case t.FinishedAt.After(at):
+		at = t.FinishedAt
+	}
+	const ahead = time.Hour // Vault's clock: one that is further ahead would explain anything
+	if unix := at.Unix(); at.Before(now.Add(ahead)) && unix > s.kept.record.TidiedAt {
+		s.kept.record.TidiedAt, s.kept.dirty = unix, true
+	}
+}
+
+// untidied tells whether it is known that no tidy ran since an instant, but for
+// what Vault has forgotten: whoever asked for it, and whatever it was to remove.
+func (s *mountState) untidied(since time.Time) bool {
+	// A list is dated when its entries have been read, which takes a while.
+	const reading = 15 * time.Minute
+	t := s.settings.status
+	if t == nil || s.settings.auto == nil || s.settings.auto.Enabled || t.State.Active() {
+		return false
+	}
+	since = since.Add(-reading)
+	if !t.StartedAt.Before(since) || !t.FinishedAt.Before(since) {
+		return false // whatever Vault's clock shows: since is by the same
+	}
+	return s.autoTidyAt.Before(since) && time.Unix(s.kept.record.TidiedAt, 0).Before(since)
 }
 
 // compareCounts holds Vault's own count of revocations, where it keeps one that

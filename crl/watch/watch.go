@@ -144,6 +144,7 @@ type mountState struct {
 	err         error   // of listing them
 	settings    settings
 	buffers     map[time.Duration]time.Time // safety buffers of tidies, and until when each was in force
+	autoTidyAt  time.Time                   // when auto-tidy was last known to be on
 	refusal     refusal
 	kept        kept
 	fleet       schedule
