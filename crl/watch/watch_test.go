@@ -468,3 +468,33 @@ func TestNoNextUpdate(t *testing.T) {
 		}
 	})
 }
+
+// TestCountersSayWhatTheyAre: no counter promises more than it counts.
+func TestCountersSayWhatTheyAre(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, m := keeping(t, newCells())
+		b.publish(m, "ca", 1)
+		b.once()
+		b.publish(m, "ca", 2)
+		b.once()
+		families, err := b.registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, f := range families {
+			if name := f.GetName(); name != "pkiwarden_crl_entries_added_total" && name != "pkiwarden_crl_entries_removed_total" {
+				continue
+			}
+			n++
+			for _, part := range []string{"at least", "entries' dates", "constant memory", "up to five minutes may be counted twice"} {
+				if !strings.Contains(f.GetHelp(), part) {
+					t.Errorf("%s: %q is not in %q", f.GetName(), part, f.GetHelp())
+				}
+			}
+		}
+		if n != 2 {
+			t.Errorf("%d counters", n)
+		}
+	})
+}
