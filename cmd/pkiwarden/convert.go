@@ -96,7 +96,11 @@ func acceptable(c *config.Config, bad func(path, message string)) {
 		check("crl.limit", storage(c).Validate())
 	}
 	check("crl", thresholds(c).Validate())
-	check("tidy.safetyBuffer", tidyPolicy(c).Validate())
+	at := "tidy.safetyBuffer"
+	if pause := c.Tidy.Pause; pause != nil && *pause > pki.LongestPause {
+		at = "tidy.pause"
+	}
+	check(at, tidyPolicy(c).Validate())
 	for i, certificate := range c.Certificates {
 		at := fmt.Sprintf("certificates[%d]", i)
 		check(at, spec(certificate).WithDefaults().Validate())

@@ -225,9 +225,9 @@ scrape_configs:
 		return nil
 	})
 	eventually(t, ctx, 20*time.Second, "every rule was evaluated", rulesAreHealthy(prometheus))
-	eventually(t, ctx, 20*time.Second, "only the old certificate is alerted", alertsAre(prometheus, "PkiwardenCertificateAge75"))
+	eventually(t, ctx, 20*time.Second, "only the old certificate is alerted", alertsAre(prometheus, "PkiwardenCertificateAge75", "PkiwardenFindingWarning"))
 	must(t, pod.Stop(ctx))
-	eventually(t, ctx, 20*time.Second, "its silence is alerted", alertsAre(prometheus, "PkiwardenAbsent", "PkiwardenNoLeader", "PkiwardenTargetDown"))
+	eventually(t, ctx, 20*time.Second, "its silence is alerted", alertsAre(prometheus, "PkiwardenAbsent", "PkiwardenFindingWarning", "PkiwardenNoLeader", "PkiwardenTargetDown"))
 }
 
 // rulesAreHealthy checks that Prometheus evaluates each rule of the file.
