@@ -48,7 +48,7 @@ func (w *Watch) vaultFindings() []crl.Finding {
 		err = w.walkErr
 	}
 	verdicts := func(o crl.Observation) []crl.Finding { return crl.Findings(o, w.o.Thresholds, w.o.Now()) }
-	found := verdicts(crl.Observation{Subject: "Vault", Err: err, Unwatched: w.unwatched(err), MountsErr: w.sightings.err})
+	found := verdicts(crl.Observation{Subject: "Vault", Err: err, Unwatched: w.unwatched(err), MountsErr: w.sightingsErr()})
 	for _, name := range slices.Sorted(maps.Keys(w.namespaces)) {
 		n, subject := w.namespaces[name], "Vault"
 		if name != "" {

@@ -315,7 +315,7 @@ func TestStateAway(t *testing.T) {
 		if err := b.run(10 * time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		b.wantRules("warning crl-history-unreadable: Vault", "warning crl-history-unreadable: mount pki")
+		b.wantRules("warning crl-history-unreadable: mount pki")
 		b.wantSeries("pkiwarden_crl_entries", "issuer=ca,mount=pki 5")
 		c.fail(nil)
 		if err := b.run(15 * time.Minute); err != nil {

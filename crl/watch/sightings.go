@@ -22,6 +22,9 @@ const (
 	seenEvery = time.Hour
 )
 
+// errUnusable is of a record that can be read and makes no sense.
+var errUnusable = errors.New("delete the record to begin anew")
+
 // sighting is what is remembered of a mount that is or was watched.
 type sighting struct {
 	seen     time.Time // last
@@ -104,7 +107,7 @@ func encodeSightings(all map[pki.Mount]sighting) (data []byte, left int, err err
 // or what was damaged since, is an error.
 func parseSightings(data []byte) (map[pki.Mount]sighting, error) {
 	fail := func(why string, values ...any) (map[pki.Mount]sighting, error) {
-		return nil, fmt.Errorf("delete the record to begin anew: "+why, values...)
+		return nil, fmt.Errorf("%w: %w", errUnusable, fmt.Errorf(why, values...))
 	}
 	var v struct {
 		Version int `json:"version"`
@@ -136,6 +139,21 @@ func parseSightings(data []byte) (map[pki.Mount]sighting, error) {
 		all[pki.Mount{Namespace: m.Namespace, Path: m.Path, UUID: m.UUID}] = s
 	}
 	return all, nil
+}
+
+// sightingsErr is what is wrong with the record, unless it is that the state
+// cannot be reached, which is said of the mounts already. The caller holds w.mu.
+func (w *Watch) sightingsErr() error {
+	err := w.sightings.err
+	if errors.Is(err, errUnusable) {
+		return err
+	}
+	for _, state := range w.mounts {
+		if state.kept.err != nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // merge adds what a record holds. Of two that know of a mount, the one counts
