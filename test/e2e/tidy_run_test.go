@@ -110,11 +110,13 @@ func (f *fleet) tidyByHand() {
 	f.tidyIs("Finished")
 }
 
-// revoke is n pods that come and go; it returns the serials. They go within one
-// second, as a list has its dates, so that they ripen together.
+// revoke is n pods that come and go; it returns the serials. They come within one
+// second and go within one, as certificates and lists have their dates, so that
+// they ripen together.
 func (f *fleet) revoke(n int) []string {
 	f.t.Helper()
 	var serials []string
+	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
 	for range n {
 		issued, err := f.client.Logical().WriteWithContext(f.ctx, f.Mount+"/issue/pod", map[string]any{"common_name": fmt.Sprintf("pod-%d.example.internal", len(f.issued))})
 		must(f.t, err)
