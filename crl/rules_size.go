@@ -50,6 +50,10 @@ func (o Observation) used() (share float64, limited bool) {
 
 // nearLimit looks at the size of now, at when the limit is reached, and at what
 // a redeployment of everything would do. The most severe of the three decides.
+// fullShare is the share of its limit from which on a list may be the last that
+// was written.
+const fullShare = 0.95
+
 func nearLimit(o Observation, t Thresholds, now time.Time) (Finding, bool) {
 	share, limited := o.used()
 	if !limited || share > 1 {
@@ -80,6 +84,10 @@ func nearLimit(o Observation, t Thresholds, now time.Time) (Finding, bool) {
 		return Finding{}, false
 	}
 	f.Summary = strings.Join(why, " ") + " Beyond, revocations are recorded and no longer published."
+	if share >= fullShare {
+		f.Summary += " That may be so already: the list that no longer fits is not seen."
+		f.Remedy = "Ask pkiwarden tidy --rescue whether Vault keeps revocations that no list has; it changes nothing. " + f.Remedy
+	}
 	if !at.IsZero() {
 		f.Evidence += fmt.Sprintf("; reached on %s if it goes on like %s", at.Format(time.RFC3339), o.Projection.Basis)
 	}

@@ -179,6 +179,10 @@ func holdForHealth(h Health, p Policy, now time.Time) (Decision, bool) {
 // holdForRuns holds back while a run is on or may be on.
 func holdForRuns(o Observation) (Decision, bool) {
 	if run := o.Record.Run; run != nil {
+		if run.Foreign {
+			return Decision{Verdict: Follow, Reason: fmt.Sprintf("a tidy that was not started here is followed since %s, at step %s, by %s",
+				instant(run.DecidedAt), run.Step, run.Holder)}, true
+		}
 		return Decision{Verdict: Follow, Reason: fmt.Sprintf("a run decided at %s is at step %s, held by %s: %s",
 			instant(run.DecidedAt), run.Step, run.Holder, run.Reason)}, true
 	}
