@@ -36,7 +36,11 @@ func (v *Vault) Leases(ctx context.Context) (pki.Leases, error) {
 		return pki.Leases{}, fmt.Errorf("counting leases: %w", err)
 	}
 	defer resp.Body.Close()
-	leases, err := countLeases(io.LimitReader(resp.Body, maxAnswer))
+	in := &io.LimitedReader{R: resp.Body, N: maxAnswer}
+	leases, err := countLeases(in)
+	if err != nil && in.N <= 0 {
+		return pki.Leases{}, fmt.Errorf("counting leases: %s is longer than %d bytes", r.path, maxAnswer)
+	}
 	if err != nil {
 		return pki.Leases{}, fmt.Errorf("counting leases: reading %s: %w", r.path, err)
 	}

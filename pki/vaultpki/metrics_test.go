@@ -10,6 +10,7 @@ import (
 
 func TestLeases(t *testing.T) {
 	const others = `{"Name":"vault.runtime.num_goroutines","Value":314,"Labels":{}},`
+	long := strings.Replace(others, "{}", `{"l":"`+strings.Repeat("x", 64<<10)+`"}`, 1)
 	gauges := func(list string) string {
 		return `{"Timestamp":"2026-03-01 10:00:00 +0000 UTC","Gauges":[` + list + `],"Points":[],"Counters":[{"Name":"x.expire.num_leases","Count":9}],"Samples":[]}`
 	}
@@ -30,7 +31,7 @@ func TestLeases(t *testing.T) {
 		{"cut", `{"Timestamp":"x","Gauges":[{"Name":"vault.expire.num_leases","Val`, pki.Leases{}, "unexpected EOF"},
 		{"not JSON", `200 # HELP x`, pki.Leases{}, "not an object"},
 		{"denied", `403 {"errors":["permission denied"]}`, pki.Leases{}, `needs capability "read" on path "sys/metrics"`},
-		{"endless", gauges(strings.Repeat(others, 10<<20/len(others)) + `{"Name":"vault.expire.num_leases","Value":7}`), pki.Leases{}, "EOF"},
+		{"endless", gauges(strings.Repeat(long, 10<<20/len(long)) + `{"Name":"vault.expire.num_leases","Value":7}`), pki.Leases{}, "sys/metrics is longer than 8388608 bytes"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
