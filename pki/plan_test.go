@@ -105,7 +105,7 @@ func TestPlan(t *testing.T) {
 		{"nothing measured", nil, func(o *pki.Observation, p *pki.Policy) { o.CRLs, p.Force = nil, true }, pki.Wait, "no CRL of the mount could be measured", time.Time{}},
 
 		{"below the floor", []pki.CRL{ripe}, func(_ *pki.Observation, p *pki.Policy) { p.SafetyBuffer, p.Force = 23*hour, true }, pki.CannotHelp, "below the floor of 24h0m0s: lengthen tidy.safetyBuffer, or set tidy.allowShortSafetyBuffer: true", time.Time{}},
-		{"hours between two entries", []pki.CRL{ripe}, func(_ *pki.Observation, p *pki.Policy) { p.Pause = 100 * hour }, pki.CannotHelp, "pause 100h0m0s is longer than 1s", time.Time{}},
+		{"hours between two entries", []pki.CRL{ripe}, func(_ *pki.Observation, p *pki.Policy) { p.Pause = 100 * hour }, pki.CannotHelp, "pause 100h0m0s is longer than 10s", time.Time{}},
 		{"below the floor, allowed", []pki.CRL{ripe}, func(_ *pki.Observation, p *pki.Policy) {
 			p.SafetyBuffer, p.AllowShortSafetyBuffer = time.Second, true
 		}, pki.RunNow, "30 %", time.Time{}},

@@ -11,9 +11,9 @@ import (
 const SafetyBufferFloor = 24 * time.Hour
 
 // LongestPause is the longest pause that a run may be given: a run of a thousand
-// entries takes a quarter of an hour then, and is not cancelled earlier than
-// after one of them.
-const LongestPause = time.Second
+// entries takes three hours then, and is not cancelled earlier than after one of
+// them.
+const LongestPause = 10 * time.Second
 
 // SettleTime is how long a newly elected active node is left alone by default:
 // it has leases to restore and clients to take in.

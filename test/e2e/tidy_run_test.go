@@ -110,21 +110,20 @@ func (f *fleet) tidyByHand() {
 	f.tidyIs("Finished")
 }
 
-// revoke is n pods that come and go; it returns the serials. They come within one
-// second and go within one, as certificates and lists have their dates, so that
-// they ripen together.
+// revoke is n pods that come and go; it returns the serials. They come and go
+// within one second, as certificates and lists have their dates, so that they
+// ripen together.
 func (f *fleet) revoke(n int) []string {
 	f.t.Helper()
 	var serials []string
-	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
+	second := time.Now().Truncate(time.Second).Add(time.Second)
+	time.Sleep(time.Until(second))
 	for range n {
 		issued, err := f.client.Logical().WriteWithContext(f.ctx, f.Mount+"/issue/pod", map[string]any{"common_name": fmt.Sprintf("pod-%d.example.internal", len(f.issued))})
 		must(f.t, err)
 		serial := issued.Data["serial_number"].(string)
 		serials, f.issued = append(serials, serial), append(f.issued, serial)
 	}
-	second := time.Now().Truncate(time.Second).Add(time.Second)
-	time.Sleep(time.Until(second))
 	for _, serial := range serials {
 		_, err := f.client.Logical().WriteWithContext(f.ctx, f.Mount+"/revoke", map[string]any{"serial_number": serial})
 		must(f.t, err)
