@@ -95,7 +95,7 @@ func (p *progress) tidy(m pki.Mount, s pki.TidyStatus) {
 	case !s.State.Active():
 		p.draw(fmt.Sprintf("%s: tidy has ended, %s; measuring the CRL", m.Name(), deleted))
 	case s.State == pki.TidyCancelling:
-		p.draw(fmt.Sprintf("%s: stopping, %s", m.Name(), deleted))
+		p.draw(fmt.Sprintf("%s: Vault is stopping tidy, %s", m.Name(), deleted))
 	case !ok:
 		p.draw(m.Name() + ": tidy has begun")
 	default:

@@ -54,7 +54,7 @@ func TestProgress(t *testing.T) {
 			columns = 20
 			p.tidy(mount, at("Tidying revoked certificates: checking certificate 30 of 40", 3))
 		}, "pki: revocations [#"},
-		{func() { columns = 100; p.tidy(mount, pki.TidyStatus{State: pki.TidyCancelling, RevokedDeleted: 9}) }, "pki: stopping, 9 deleted"},
+		{func() { columns = 100; p.tidy(mount, pki.TidyStatus{State: pki.TidyCancelling, RevokedDeleted: 9}) }, "pki: Vault is stopping tidy, 9 deleted"},
 		{func() { p.tidy(mount, pki.TidyStatus{State: pki.TidyFinished, RevokedDeleted: 9, CertStoreDeleted: 2}) }, "pki: tidy has ended, 11 deleted; measuring the CRL"},
 		{func() { p.clear() }, ""},
 	}

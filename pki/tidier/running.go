@@ -3,6 +3,7 @@ package tidier
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -30,6 +31,7 @@ type following struct {
 	told     pki.Progress
 	slow     int  // looks in a row that found Vault degraded
 	noCancel bool // it may not be cancelled, and that was said
+	stopping bool // Vault is stopping it, and that was said
 }
 
 // pause chooses how long a run that begins now sleeps before each entry.
@@ -136,6 +138,11 @@ func (t *Tidier) tell(v *view, run pki.Run, status pki.TidyStatus) {
 	}
 	t.metrics.isRunning(v.mount, true)
 	t.o.Watch(v.mount, status)
+	if status.State == pki.TidyCancelling && !f.stopping {
+		f.stopping = true
+		t.tellStopping(v, run, status)
+		return
+	}
 	ago := t.now().Sub(f.toldAt)
 	if ago < progressEvery {
 		return
@@ -149,7 +156,23 @@ func (t *Tidier) tell(v *view, run pki.Run, status pki.TidyStatus) {
 		f.told = p
 	}
 	f.toldAt = t.now()
+	if f.stopping {
+		line.Info("Vault is still stopping tidy, which it does at the run's next entry")
+		return
+	}
 	line.Info("tidy is running")
+}
+
+// tellStopping says that Vault is stopping the run. That is a warning where
+// nobody here asked for it.
+func (t *Tidier) tellStopping(v *view, run pki.Run, status pki.TidyStatus) {
+	level, why := slog.LevelInfo, run.Cancel
+	if why == "" {
+		level, why = slog.LevelWarn, "somebody else cancelled it"
+	}
+	t.following.toldAt = t.now()
+	t.log.Log(context.Background(), level, "Vault is stopping tidy", "mount", v.mount.Name(), "why", why,
+		"revoked_deleted", status.RevokedDeleted, "cert_store_deleted", status.CertStoreDeleted)
 }
 
 // cancelInterrupted stops the run that an interrupted command started, and

@@ -133,6 +133,11 @@ func (m *Mount) Forget() {
 	m.Status = pki.TidyStatus{State: pki.TidyInactive}
 }
 
+// Stopping makes a run that was cancelled take its time to stop.
+func (m *Mount) Stopping(takes time.Duration) {
+	m.Status.State, m.ends = pki.TidyCancelling, m.Status.FinishedAt.Add(takes)
+}
+
 // enter begins an operation.
 func (v *Vault) enter(ctx context.Context, op string, m pki.Mount) (*Mount, error) {
 	if v.Before != nil {
@@ -178,6 +183,10 @@ func (v *Vault) progress() {
 
 // finish does what a run does at its end: delete, and rebuild where Vault does.
 func (m *Mount) finish() {
+	if m.Status.State == pki.TidyCancelling {
+		m.Status.State, m.Status.FinishedAt, m.Status.Error = pki.TidyCancelled, m.ends, "tidy operation cancelled"
+		return
+	}
 	before := len(m.Revoked)
 	m.Revoked = slices.DeleteFunc(m.Revoked, func(r Revocation) bool {
 		return m.Params.RevokedCerts && m.ends.Sub(r.NotAfter) > m.buffer
