@@ -2,6 +2,7 @@ package pki
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -25,6 +26,18 @@ func Select(mounts []Mount, patterns []string) []Mount {
 		}
 	}
 	return selected
+}
+
+// Unmatched are the patterns, as [Select] reads them, that match none of mounts.
+func Unmatched(mounts []Mount, patterns []string) []string {
+	var unmatched []string
+	for _, p := range patterns {
+		name := []string{strings.TrimPrefix(p, "!")}
+		if !slices.ContainsFunc(mounts, func(m Mount) bool { return matchesAny(name, m.Name()) }) {
+			unmatched = append(unmatched, p)
+		}
+	}
+	return unmatched
 }
 
 // NoMount is the finding that nothing is tidied: of the mounts that Vault shows,

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,7 +14,7 @@ import (
 // Request is what the one-shot command asks for. Asking is the switch: it runs
 // whether or not Policy.Enabled is set, unless DryRun.
 type Request struct {
-	Mounts []string // names; none: those that Options.Mounts selects
+	Mounts []string // patterns as [pki.Select] reads them, each of which must match; none: Options.Mounts
 	DryRun bool     // say what would be done, and change nothing
 	Force  bool     // skip the thresholds, nothing else
 	Wait   bool     // follow to the proof
@@ -100,28 +100,36 @@ func (t *Tidier) Tidy(ctx context.Context, r Request) ([]Report, error) {
 
 // wanted are the mounts asked for.
 func (t *Tidier) wanted(s *survey, r Request) ([]pki.Mount, error) {
-	if len(r.Mounts) == 0 || len(s.mounts) == 0 {
-		selected := pki.Select(s.mounts, t.o.Mounts)
-		if len(selected) == 0 {
-			return nil, fmt.Errorf("%w: %s", ErrNoMount, pki.NoMount(s.mounts, t.o.Mounts).Evidence)
-		}
+	patterns := r.Mounts
+	if len(patterns) == 0 || len(s.mounts) == 0 {
+		patterns = t.o.Mounts
+	} else if unmatched := pki.Unmatched(s.mounts, patterns); len(unmatched) > 0 {
+		return nil, fmt.Errorf("no PKI mount %s among those that Vault shows: %s", quoted(unmatched), strings.Join(names(s.mounts), ", "))
+	}
+	selected := pki.Select(s.mounts, patterns)
+	switch {
+	case len(selected) > 0:
 		return selected, nil
+	case len(s.mounts) > 0 && len(r.Mounts) > 0:
+		return nil, fmt.Errorf("%w: %q leave out all that Vault shows: %s", ErrNoMount, patterns, strings.Join(names(s.mounts), ", "))
 	}
-	var wanted []pki.Mount
-	for _, name := range r.Mounts {
-		i := slices.IndexFunc(s.mounts, func(m pki.Mount) bool { return m.Name() == strings.Trim(name, "/") })
-		if i < 0 {
-			var known []string
-			for _, m := range s.mounts {
-				known = append(known, m.Name())
-			}
-			return nil, fmt.Errorf("no PKI mount %q among those that Vault shows: %s", name, strings.Join(known, ", "))
-		}
-		if !slices.Contains(wanted, s.mounts[i]) {
-			wanted = append(wanted, s.mounts[i])
-		}
+	return nil, fmt.Errorf("%w: %s", ErrNoMount, pki.NoMount(s.mounts, t.o.Mounts).Evidence)
+}
+
+func quoted(patterns []string) string {
+	var quoted []string
+	for _, p := range patterns {
+		quoted = append(quoted, strconv.Quote(p))
 	}
-	return wanted, nil
+	return strings.Join(quoted, ", ")
+}
+
+func names(mounts []pki.Mount) []string {
+	var names []string
+	for _, m := range mounts {
+		names = append(names, m.Name())
+	}
+	return names
 }
 
 // tidyMount looks, decides, acts and reports. Coming second to another

@@ -6,6 +6,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/pkiwarden/pkiwarden/crl"
@@ -37,7 +39,7 @@ type ListReader interface {
 type RescueRequest struct {
 	Vault  RescueVault
 	Lists  ListReader
-	Mounts []string // names; none: those that Options.Mounts selects
+	Mounts []string // patterns as in [Request]; none: those that Options.Mounts selects
 	Apply  bool     // carry out what is pkiwarden's; else plan, and change nothing
 
 	// Say, where set, is told what is being done; Reading how many certificates
@@ -128,7 +130,7 @@ func (r *rescuing) rescue(ctx context.Context) (*RescueReport, error) {
 }
 
 // wanted tells whether there is something to carry out. A mount that rebuilds
-// by time is behind as a rule: it is brought up to date where it was named.
+// by time is behind as a rule: it is brought up to date where it was named, not just taken in by a pattern.
 func (r *rescuing) wanted() bool {
 	switch r.report.Status {
 	case pki.RescueDisabled:
@@ -138,7 +140,8 @@ func (r *rescuing) wanted() bool {
 		for _, l := range r.report.Lists {
 			missing += l.Missing
 		}
-		return missing > 0 && len(r.o.Mounts) > 0
+		named := slices.ContainsFunc(r.o.Mounts, func(p string) bool { return strings.Trim(p, "/") == r.mount.Name() })
+		return missing > 0 && named
 	}
 	return true
 }
