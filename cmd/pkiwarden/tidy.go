@@ -23,7 +23,8 @@ func newTidyCmd(a *app) *cobra.Command {
 		Short: "Tidy Vault's PKI mounts where that is due, and prove what it achieved",
 		Long: `Tidy looks at each PKI mount once and decides, as a running instance does,
 whether a tidy is due. Where it is, it starts Vault's tidy, follows it, rotates
-the CRL where Vault does not rebuild it by itself, and measures the CRL.
+the CRL where Vault does not rebuild it by itself, and measures the CRL. Several
+mounts have their turns one after the other, the neediest first.
 
 A run of another instance is followed or left alone, never doubled: both keep
 the same record (state in the configuration; with another one, only Vault's own

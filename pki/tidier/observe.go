@@ -20,6 +20,7 @@ type view struct {
 	record  pki.Record
 	version string // of record, in the state
 
+	lookedAt    time.Time // zero: not looked at
 	observation pki.Observation
 	decision    pki.Decision
 }
@@ -114,7 +115,7 @@ func (t *Tidier) look(ctx context.Context, s *survey, m pki.Mount, p pki.Policy,
 	}
 	o.CRLs = append([]pki.CRL{}, crls...)
 	o.Sample = t.samples.of(m).Sample
-	v.observation = o
+	v.observation, v.lookedAt = o, t.now()
 	v.decision = pki.Plan(o, p, t.now())
 	if p.Asked {
 		t.sampleAsked(ctx, v, p)

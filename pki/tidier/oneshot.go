@@ -60,9 +60,9 @@ type Result struct {
 // nothing was looked at.
 var ErrNoMount = errors.New("no PKI mount to tidy")
 
-// Tidy looks at each mount asked for, one after the other, and does what is
-// decided. It returns a Report for each mount that it could look at, in order,
-// with an error where a mount could not be looked at or is not there, where none
+// Tidy looks at each mount asked for and does what is decided, one after the
+// other, in the order in which Once takes them. It returns a Report for each
+// mount that it could look at, in that order, with an error where a mount could not be looked at or is not there, where none
 // is selected ([ErrNoMount]), where Vault refused a run, where one of
 // pkiwarden's failed or got lost, whoever started it, and where ctx ended before
 // the proof. A run that is not due, or is somebody else's, is no error.
@@ -83,19 +83,61 @@ func (t *Tidier) Tidy(ctx context.Context, r Request) ([]Report, error) {
 	}
 	policy := t.o.Policy
 	policy.Enabled, policy.Asked, policy.Force = true, true, r.Force
+	turns, err := t.turns(ctx, mounts, policy)
 	var reports []Report
-	var errs []error
-	for _, m := range mounts {
-		report, err := t.tidyMount(ctx, m, policy, r)
+	errs := []error{err}
+	acted := false // what was seen of the other mounts may hold no longer
+	for _, v := range turns {
+		if ctx.Err() != nil {
+			break
+		}
+		if !r.DryRun && (acted || t.now().Sub(v.lookedAt) >= t.o.Interval) {
+			v = &view{mount: v.mount}
+		}
+		report, err := t.tidyMount(ctx, v, policy, r)
 		if report != nil {
 			reports = append(reports, *report)
 		}
 		errs = append(errs, err)
+		acted = acted || v.decision.Verdict == pki.RunNow || v.decision.Verdict == pki.Follow
+	}
+	return reports, errors.Join(errs...)
+}
+
+// turns are the mounts in the order in which Once takes them, the neediest
+// first. Those that cannot be looked at are left out and in the error. A single
+// mount is not looked at: its view says nothing.
+func (t *Tidier) turns(ctx context.Context, mounts []pki.Mount, p pki.Policy) ([]*view, error) {
+	if len(mounts) == 1 {
+		return []*view{{mount: mounts[0]}}, nil
+	}
+	var views []*view
+	var errs []error
+	for _, m := range mounts {
+		v := &view{mount: m}
+		if err := t.lookAsked(ctx, v, p); err != nil {
+			errs = append(errs, err)
+		} else {
+			views = append(views, v)
+		}
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	return reports, errors.Join(errs...)
+	return t.byNeed(views), errors.Join(errs...)
+}
+
+// lookAsked looks at v's mount as it is now.
+func (t *Tidier) lookAsked(ctx context.Context, v *view, p pki.Policy) error {
+	s, err := t.glance(ctx, v.mount)
+	if err != nil {
+		return err
+	}
+	fresh, err := t.look(ctx, s, v.mount, p, true)
+	if err == nil {
+		*v = *fresh
+	}
+	return err
 }
 
 // wanted are the mounts asked for.
@@ -132,22 +174,21 @@ func names(mounts []pki.Mount) []string {
 	return names
 }
 
-// tidyMount looks, decides, acts and reports. Coming second to another
-// instance means to look again.
-func (t *Tidier) tidyMount(ctx context.Context, m pki.Mount, p pki.Policy, r Request) (*Report, error) {
-	for {
-		s, err := t.glance(ctx, m)
-		if err != nil {
-			return nil, err
+// tidyMount looks, unless v has been looked at, decides, acts and reports. Coming
+// second to another instance means to look again.
+func (t *Tidier) tidyMount(ctx context.Context, v *view, p pki.Policy, r Request) (*Report, error) {
+	for again := v.lookedAt.IsZero(); ; again = true {
+		var err error
+		if again {
+			err = t.lookAsked(ctx, v, p)
 		}
-		v, err := t.look(ctx, s, m, p, true)
 		if err == nil && v.decision.Verdict == pki.RunNow {
 			err = t.confirm(ctx, v, p)
 		}
 		if err != nil {
 			return nil, err
 		}
-		report := &Report{Mount: m.Name(), Reason: v.decision.Reason, Predicted: v.decision.Predicted}
+		report := &Report{Mount: v.mount.Name(), Reason: v.decision.Reason, Predicted: v.decision.Predicted}
 		switch {
 		case v.decision.Verdict == pki.Follow && v.record.Run != nil:
 			report.Predicted = v.record.Run.Predicted
@@ -162,7 +203,7 @@ func (t *Tidier) tidyMount(ctx context.Context, m pki.Mount, p pki.Policy, r Req
 		case r.DryRun:
 			return report, nil
 		case v.decision.Settling && r.Wait:
-			t.log.Warn("waiting before tidy", "mount", m.Name(), "reason", v.decision.Reason)
+			t.log.Warn("waiting before tidy", "mount", v.mount.Name(), "reason", v.decision.Reason)
 			if err := sleep(ctx, v.decision.Until.Sub(t.now())); err != nil {
 				return report, err
 			}

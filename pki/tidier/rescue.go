@@ -243,7 +243,7 @@ func (r *rescuing) tidy(ctx context.Context) (rebuilt bool, err error) {
 		r.step = "step 1 (tidy)"
 		r.say("step 1: tidy")
 		began := r.t.now()
-		report, err := r.t.tidyMount(ctx, r.mount, p, Request{Wait: true})
+		report, err := r.t.tidyMount(ctx, &view{mount: r.mount}, p, Request{Wait: true})
 		switch _, denied := isDenied(err); {
 		case ctx.Err() != nil, denied:
 			return rebuilt, err
