@@ -197,10 +197,8 @@ func (t *Tidier) tidyMount(ctx context.Context, v *view, p pki.Policy, r Request
 				continue // what another instance left behind before it asked Vault
 			}
 			return report, err
-		case r.DryRun && v.decision.Verdict == pki.RunNow:
-			report.Reason = "dry run, a run is due: " + report.Reason
-			return report, nil
 		case r.DryRun:
+			report.Reason = t.rehearsed(v, p)
 			return report, nil
 		case v.decision.Settling && r.Wait:
 			t.log.Warn("waiting before tidy", "mount", v.mount.Name(), "reason", v.decision.Reason)

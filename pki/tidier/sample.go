@@ -123,9 +123,10 @@ func (t *Tidier) sampleAll(ctx context.Context, s *survey, views []*view) {
 	}
 }
 
-// sampleAsked is sampleAll for a command and one mount.
+// sampleAsked is sampleAll for a command and one mount, also while a new active
+// node settles: a few reads are no run.
 func (t *Tidier) sampleAsked(ctx context.Context, v *view, p pki.Policy) {
-	if v.decision.Verdict == pki.Follow {
+	if v.decision.Verdict == pki.Follow || v.observation.Health.Standby {
 		return
 	}
 	b := &budget{until: t.now().Add(askedFor), pace: askedPace, asked: true}
