@@ -197,11 +197,17 @@ const roomShare = 0.6
 
 // RescueRights are the rights that pkiwarden's own steps need.
 func RescueRights(m Mount) []PermissionError {
-	return []PermissionError{
-		{Path: m.Path + "/tidy", Capability: "update"},
-		{Path: m.Path + "/crl/rotate", Capability: "read"},
-		{Path: m.Path + "/certs/revoked", Capability: "list"},
-	}
+	return []PermissionError{TidyRight(m), RotateRight(m), {Path: m.Path + "/certs/revoked", Capability: "list"}}
+}
+
+// TidyRight is the right to start a run.
+func TidyRight(m Mount) PermissionError {
+	return PermissionError{Path: m.Path + "/tidy", Capability: "update"}
+}
+
+// RotateRight is the right to have the lists rebuilt.
+func RotateRight(m Mount) PermissionError {
+	return PermissionError{Path: m.Path + "/crl/rotate", Capability: "read"}
 }
 
 // PlanRescue plans the way out. It is a function of its arguments, and changes

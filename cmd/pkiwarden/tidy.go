@@ -60,7 +60,7 @@ started is stopped, and what it deleted is proved by the next call.
 	}
 	rescue.add(cmd)
 	cmd.Flags().StringArrayVar(&r.Mounts, "mount", nil, "only this `MOUNT`, or those that a pattern such as 'pki*' or '!old' (all but) selects; may be given again (default: tidy.mounts of the configuration)")
-	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "say what would be done, and change nothing")
+	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "say what would be done, and which right would be missing; change nothing")
 	cmd.Flags().BoolVar(&r.Force, "force", false, "run whether or not a threshold is reached or a window is open; never within minInterval, beside another run, or below the floor of the safety buffer")
 	cmd.Flags().BoolVar(&r.Wait, "wait", true, "follow the run to its end and measure the CRL; false leaves result null")
 	cmd.Flags().BoolVar(&r.CancelOnInterrupt, "cancel-on-interrupt", false, "on SIGINT or SIGTERM stop the run that this call started; else it goes on in Vault")

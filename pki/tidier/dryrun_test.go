@@ -85,3 +85,60 @@ func TestDryRunOfASlowVault(t *testing.T) {
 func (w *world) health(change func(*pki.Health)) {
 	w.vault.Change(func(h *pki.Health, _ []*tidiertest.Mount) { change(h) })
 }
+
+// A dry run with a token that may only look says that Vault would refuse what
+// is due, and what is missing.
+func TestDryRunNamesMissingRights(t *testing.T) {
+	const due = "dry run, a run is due: at least 300 of 400 entries (75 %) are reclaimable, the threshold is 20 %"
+	const start = `; a run would be refused: the token lacks capability "update" on path "pki/tidy"`
+	const rotate = `; after a run the CRL would not be rotated: the token lacks capability "read" on path "pki/crl/rotate"`
+	tests := []struct {
+		name   string
+		change func(*world)
+		reason string
+	}{
+		{"all rights", func(*world) {}, due},
+		{"none", func(w *world) { w.vault.Denied = []string{"pki/tidy", "pki/crl/rotate"} }, due + start},
+		{"no rotation by time", func(w *world) {
+			w.vault.Denied = []string{"pki/crl/rotate"}
+			w.mount.Config.AutoRebuild = true
+		}, due + rotate},
+		{"none, and rotation by time", func(w *world) {
+			w.vault.Denied = []string{"pki/tidy", "pki/crl/rotate"}
+			w.mount.Config.AutoRebuild = true
+		}, due + start + rotate},
+		{"rotation is switched off", func(w *world) {
+			w.vault.Denied = []string{"pki/crl/rotate"}
+			w.mount.Config.AutoRebuild, w.policy.Rotate = true, false
+		}, due},
+		{"not due", func(w *world) {
+			w.vault.Denied, w.policy.Trigger = []string{"pki/tidy"}, pki.Trigger{}
+		}, "nothing makes a run due: 300 of 400 entries are reclaimable" + start},
+		{"may not ask", func(w *world) { w.vault.Silent = true },
+			due + `; whether Vault would refuse a run is not known: permission denied: needs capability "update" on path "sys/capabilities-self"`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				tt.change(w)
+				reports, err := w.instance("job").Tidy(t.Context(), tidier.Request{DryRun: true, Wait: true})
+				if err != nil || len(reports) != 1 || reports[0].Reason != tt.reason {
+					t.Errorf("report %s, %v\nwant %s", form(t, reports), err, tt.reason)
+				}
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) { // only a dry run asks: a run is told
+		w := newWorld(t)
+		w.vault.Before = func(op string, _ pki.Mount) error {
+			if op == "Capabilities" {
+				t.Error("asked for capabilities")
+			}
+			return nil
+		}
+		if _, err := w.instance("job").Tidy(t.Context(), tidier.Request{Wait: true}); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -198,8 +198,8 @@ func (t *Tidier) tidyMount(ctx context.Context, v *view, p pki.Policy, r Request
 			}
 			return report, err
 		case r.DryRun:
-			report.Reason = t.rehearsed(v, p)
-			return report, nil
+			report.Reason, err = t.rehearse(ctx, v, p)
+			return report, err
 		case v.decision.Settling && r.Wait:
 			t.log.Warn("waiting before tidy", "mount", v.mount.Name(), "reason", v.decision.Reason)
 			if err := sleep(ctx, v.decision.Until.Sub(t.now())); err != nil {

@@ -140,13 +140,19 @@ func (d *dossier) askRights(ctx context.Context) error {
 		d.deniedUnknown = err.Error()
 		return nil
 	}
-	d.denied = nil
+	d.denied = lacking(granted, rights)
+	return nil
+}
+
+// lacking are those of rights that are not among what is granted by path.
+func lacking(granted map[string][]string, rights []pki.PermissionError) []pki.PermissionError {
+	var lacking []pki.PermissionError
 	for _, r := range rights {
 		if has := granted[r.Path]; !slices.Contains(has, r.Capability) && !slices.Contains(has, "root") {
-			d.denied = append(d.denied, r)
+			lacking = append(lacking, r)
 		}
 	}
-	return nil
+	return lacking
 }
 
 // read reads certificates: all of what is not known, or samples.

@@ -44,6 +44,9 @@ type Observer interface {
 	// Certificate reads one by its serial number, nil without an error where Vault
 	// stores none, or no longer, with when it was revoked.
 	Certificate(ctx context.Context, m pki.Mount, serial string) (*x509.Certificate, time.Time, error)
+	// Capabilities is what the token may do at each of the paths of m's namespace:
+	// capabilities as policies name them, "root" for all.
+	Capabilities(ctx context.Context, m pki.Mount, paths []string) (map[string][]string, error)
 	// Leases needs a right that is optional.
 	Leases(context.Context) (pki.Leases, error)
 }

@@ -19,8 +19,6 @@ import (
 type Rescued struct {
 	*Vault
 
-	Denied   []string            // paths at which the token may do nothing
-	Silent   bool                // it may not ask for its capabilities
 	Unstored func(n int64) bool  // certificates that Vault no longer stores
 	Extra    map[int64]time.Time // certificates that Vault stores although they are not revoked, with their ends
 	Reads    int                 // of certificates
@@ -94,25 +92,4 @@ func (r *Rescued) Certificate(ctx context.Context, m pki.Mount, serial string) (
 		cert = nil
 	}
 	return cert, revokedAt, r.leave("Certificate", m)
-}
-
-// Capabilities implements tidier.RescueVault.
-func (r *Rescued) Capabilities(ctx context.Context, m pki.Mount, paths []string) (map[string][]string, error) {
-	if _, err := r.enter(ctx, "Capabilities", m); err != nil {
-		return nil, err
-	}
-	granted := make(map[string][]string)
-	for _, path := range paths {
-		granted[path] = []string{"list", "read", "update"}
-		if slices.Contains(r.Denied, path) {
-			granted[path] = []string{"deny"}
-		}
-	}
-	if err := r.leave("Capabilities", m); err != nil {
-		return nil, err
-	}
-	if r.Silent {
-		return nil, &pki.PermissionError{Path: "sys/capabilities-self", Capability: "update"}
-	}
-	return granted, nil
 }

@@ -79,6 +79,9 @@ type Vault struct {
 
 	Counted pki.Leases // what Leases answers
 
+	Denied []string // paths at which the token may do nothing, as Capabilities says
+	Silent bool     // the token may not ask for its capabilities
+
 	mu     sync.Mutex
 	health pki.Health
 	mounts []*Mount
@@ -393,6 +396,28 @@ func (m *Mount) cancel(now time.Time) {
 	m.Status.RevokedDeleted = int64(deleted)
 	m.Status.FinishedAt, m.Status.State = now, pki.TidyCancelled
 	m.Status.Error = "tidy operation cancelled"
+}
+
+// Capabilities implements tidier.Vault.
+func (v *Vault) Capabilities(ctx context.Context, m pki.Mount, paths []string) (map[string][]string, error) {
+	if _, err := v.enter(ctx, "Capabilities", m); err != nil {
+		return nil, err
+	}
+	granted := make(map[string][]string)
+	for _, path := range paths {
+		granted[path] = []string{"list", "read", "update"}
+		if slices.Contains(v.Denied, path) {
+			granted[path] = []string{"deny"}
+		}
+	}
+	silent := v.Silent
+	if err := v.leave("Capabilities", m); err != nil {
+		return nil, err
+	}
+	if silent {
+		return nil, &pki.PermissionError{Path: "sys/capabilities-self", Capability: "update"}
+	}
+	return granted, nil
 }
 
 // Leases implements tidier.Vault.
