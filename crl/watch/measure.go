@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/big"
 	"time"
 
@@ -231,7 +232,7 @@ func number(n *big.Int) string {
 	return n.String()
 }
 
-// logChange says that Vault has built a new list.
+// logChange says that Vault has built a new list. The caller holds w.mu.
 func (w *Watch) logChange(m pki.Mount, l *list) {
 	s := l.full.summary
 	attributes := []any{
@@ -248,7 +249,30 @@ func (w *Watch) logChange(m pki.Mount, l *list) {
 	if w.limit.MaxBytes > 0 {
 		attributes = append(attributes, "limit_bytes", w.limit.MaxBytes)
 	}
-	w.o.Log.Info("CRL measured", attributes...)
+	level := slog.LevelInfo
+	if w.mounts[m] == nil && !w.told.changed(m, l.issuer, s) {
+		level = slog.LevelDebug
+	}
+	w.o.Log.Log(context.Background(), level, "CRL measured", attributes...)
+}
+
+// told is which list of each issuer was last told of, of mounts of which
+// nothing else is remembered: every measurement of theirs looks like a new list.
+type told map[toldList]string
+
+type toldList struct {
+	mount  pki.Mount
+	issuer string // ID
+}
+
+// changed tells whether the list is another one than was last told of.
+func (t told) changed(m pki.Mount, i pki.Issuer, s *crl.Summary) bool {
+	key, now := toldList{m, i.ID}, fmt.Sprint(s.ThisUpdate.Unix(), s.Bytes, s.Digest)
+	if t[key] == now {
+		return false
+	}
+	t[key] = now
+	return true
 }
 
 func subject(m pki.Mount, i pki.Issuer) string {

@@ -112,6 +112,7 @@ type Watch struct {
 	walkErr    error
 	namespaces map[string]*namespaceState
 	mounts     map[pki.Mount]*mountState
+	told       told
 	sightings  sightings
 	limit      crl.Limit
 	asked      bool  // limit has been asked for
@@ -201,7 +202,7 @@ func New(o Options) (*Watch, error) {
 	if o.Report == nil {
 		o.Report = func([]crl.Finding) {}
 	}
-	w := &Watch{o: o, namespaces: map[string]*namespaceState{}, mounts: map[pki.Mount]*mountState{}, sightings: sightings{all: map[pki.Mount]sighting{}}}
+	w := &Watch{o: o, told: told{}, namespaces: map[string]*namespaceState{}, mounts: map[pki.Mount]*mountState{}, sightings: sightings{all: map[pki.Mount]sighting{}}}
 	if o.Registerer != nil {
 		if err := o.Registerer.Register(w); err != nil {
 			return nil, fmt.Errorf("making CRL watch: %w", err)
