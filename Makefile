@@ -32,7 +32,7 @@ demo: ## the main job on real servers of this machine (KEEP=1 runs on)
 	go run ./test/e2e/demo
 
 .PHONY: test
-test: vet test-race e2e ## every test: vet, unit with -race, end to end
+test: vet test-unit test-race e2e ## every test: vet, unit, unit with -race, end to end
 
 .PHONY: vet
 vet: ## gofmt and go vet
@@ -44,12 +44,12 @@ test-unit: ## unit tests alone, in seconds
 	go test $(PKGS)
 
 .PHONY: test-race
-test-race: ## unit tests with the race detector
-	go test -race $(PKGS)
+test-race: ## unit tests with the race detector, which the simulations run shorter under
+	go test -race -short $(PKGS)
 
 .PHONY: e2e
 e2e: servers ## the stories on real etcd, kube-apiserver, Vault, Consul and Prometheus
-	go test -count=1 -timeout 60m -p 1 -parallel 3 ./test/e2e/...
+	go test -count=1 -timeout 60m -p 1 -parallel 8 ./test/e2e/...
 
 .PHONY: bench
 bench: ## benchmarks on one CPU, each beside what it is compared with

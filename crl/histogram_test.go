@@ -46,7 +46,7 @@ func TestHistogramBefore(t *testing.T) {
 				t.Errorf("buckets are %v wide, want %v", h.Width(), c.width)
 			}
 			ends := []time.Time{c.start.Add(-time.Hour), c.start, c.start.Add(c.span), c.start.Add(c.span + time.Hour)}
-			for range 300 {
+			for range fewer(300) {
 				ends = append(ends, c.start.Add(time.Duration(random.Int64N(int64(c.span)+1))))
 			}
 			edges := 0
@@ -70,7 +70,7 @@ func TestHistogramBefore(t *testing.T) {
 					}
 				}
 			}
-			if edges < 300 {
+			if edges < fewer(300) {
 				t.Fatalf("only %d edges were tried", edges)
 			}
 		})

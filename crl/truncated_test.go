@@ -19,7 +19,8 @@ func refusedWhenCut(t *testing.T, name string, der []byte) {
 	if _, err := Scan(bytes.NewReader(der), Options{}); err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
-	for n := range der {
+	step := 10 / fewer(10)
+	for n := 0; n < len(der); n += step {
 		_, err := Scan(bytes.NewReader(der[:n]), Options{})
 		var syntax *SyntaxError
 		if !errors.As(err, &syntax) {
@@ -30,7 +31,7 @@ func refusedWhenCut(t *testing.T, name string, der []byte) {
 		}
 	}
 	text := "text\n" + pemBlock("X509 CRL", der)
-	for n := range len(text) - 1 { // the last newline is not missed
+	for n := 0; n < len(text)-1; n += step { // the last newline is not missed
 		if _, err := Scan(strings.NewReader(text[:n]), Options{}); err == nil {
 			t.Fatalf("%s: PEM cut at byte %d of %d is accepted", name, n, len(text))
 		}

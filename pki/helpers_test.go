@@ -118,3 +118,20 @@ func observation(lists ...pki.CRL) pki.Observation {
 		Record: pki.Record{Version: 1, WatchedSince: now.Add(-3 * days)},
 	}
 }
+
+// fewer is n, and a tenth of it under -short: simulations run whole without the
+// race detector, which slows them tenfold and finds nothing in them.
+func fewer(n int) int {
+	if testing.Short() {
+		return max(n/10, 1)
+	}
+	return n
+}
+
+// byChance is how many more of few cases may miss than of many.
+func byChance() int {
+	if testing.Short() {
+		return 5
+	}
+	return 0
+}

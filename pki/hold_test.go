@@ -150,7 +150,7 @@ func TestPlanEventuallyRunsWithinWindows(t *testing.T) {
 	ripe := ca.list(t, 0, 0, batch{1000, 200 * hour})
 	r := rand.New(rand.NewPCG(11, 12))
 	const step = 13 * time.Minute
-	for range 40 {
+	for range fewer(40) {
 		o, p := observation(ripe), policy()
 		p.Windows = drawWindows(t, r)
 		p.MinInterval = []time.Duration{0, hour, 12 * hour}[r.IntN(3)]

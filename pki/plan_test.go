@@ -199,7 +199,7 @@ func TestPlanNeverRunsWhenItMustNot(t *testing.T) {
 	}
 	r := rand.New(rand.NewPCG(1, 2))
 	runs, outside := 0, 0
-	for range 150_000 {
+	for range fewer(150_000) {
 		o, p, at := situation(t, r, lists)
 		d := pki.Plan(o, p, at)
 		if d.Reason == "" {
@@ -236,7 +236,7 @@ func TestPlanNeverRunsWhenItMustNot(t *testing.T) {
 			outside++
 		}
 	}
-	if runs < 1000 || outside < 20 {
+	if runs < fewer(1000) || outside < fewer(20) {
 		t.Errorf("only %d of the situations made a run, %d outside the windows: the property was hardly tried", runs, outside)
 	}
 }

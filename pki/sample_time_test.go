@@ -73,7 +73,8 @@ func (l *life) tidy(at time.Time, buffer time.Duration) {
 // is read twice.
 func TestSampleOverWeeks(t *testing.T) {
 	t.Parallel()
-	const buffer, step, seeds, steps, budget = 72 * hour, 8 * hour, 30, 60, 60
+	const buffer, step, steps, budget = 72 * hour, 8 * hour, 60, 60
+	seeds := fewer(30)
 	longest := pki.LongestTTL{Duration: 30 * days}
 	l := newLife(t, now.Add(-40*days), now.Add(steps*step), 20*time.Minute)
 	places := make(map[string]int, len(l.all))

@@ -142,7 +142,10 @@ func TestManyIssuers(t *testing.T) {
 		c := newCells()
 		b, m := keeping(t, c)
 		b.publish(m, "ca", 1)
-		const issuers = 300
+		issuers := 300
+		if testing.Short() {
+			issuers = 130
+		}
 		for n := range issuers {
 			name := fmt.Sprintf("issuer-%03d", n)
 			b.vault.Issuer(m, name, watchtest.IssuerOptions{})
