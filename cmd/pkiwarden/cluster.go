@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"strings"
 	"time"
 
@@ -49,6 +51,16 @@ var errNoVault = &exitError{
 	code:  exitUsage,
 	err:   errors.New("no Vault is configured"),
 	hints: []string{"set vault.address, or VAULT_ADDR"},
+}
+
+// errNoLogin is what a command says that has nothing to log in with.
+var errNoLogin = &exitError{
+	code: exitUsage,
+	err:  fmt.Errorf("no way to log in to Vault: VAULT_TOKEN is not set, and vault.auth names no other; a pod's own token, %s, is not there either", config.ServiceAccountTokenFile),
+	hints: []string{
+		"set VAULT_TOKEN, or in the configuration vault.auth: {method: tokenFile, tokenFile: …}",
+		"or vault.auth: {method: kubernetes, role: …, tokenFile: …} with a service account's token",
+	},
 }
 
 // Why a command could not log in: the reason is in the log, which is stderr.
@@ -117,9 +129,16 @@ func (c *cluster) namespaceOf(namespace string) string {
 }
 
 // newSession makes the one Vault client. One that gives up is for commands; see
-// [vault.Options].
+// [vault.Options]. They are told at once where there is nothing to log in with:
+// the token that Kubernetes gives a pod is there from the beginning. Other files
+// may still come.
 func (c *cluster) newSession(log *slog.Logger, metrics *loop.Metrics, giveUp bool) (*vault.Session, error) {
 	v := c.cfg.Vault
+	if giveUp && v.Auth.Method == config.AuthKubernetes && v.Auth.TokenFile == config.ServiceAccountTokenFile {
+		if _, err := os.Stat(v.Auth.TokenFile); errors.Is(err, fs.ErrNotExist) {
+			return nil, errNoLogin
+		}
+	}
 	namespace := v.Namespace
 	if namespace == config.AllNamespaces {
 		namespace = "" // the login is at the root
