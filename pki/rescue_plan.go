@@ -104,12 +104,18 @@ func (q *planner) reports() []RescueReport {
 	return reports
 }
 
-// refused is why nothing may be done, whoever asks.
-func (q *planner) refused() string {
+// doomed are the certificates whose revocation a rebuild would lose.
+func (q *planner) doomed() []string {
 	var doomed []string
 	for _, l := range q.r.Lists {
 		doomed = append(doomed, l.Doomed...)
 	}
+	return doomed
+}
+
+// refused is why nothing may be done, whoever asks.
+func (q *planner) refused() string {
+	doomed := q.doomed()
 	if n := len(doomed); n > 0 {
 		return fmt.Sprintf("the served list has %d certificates that have not expired and whose revocation Vault no longer keeps (%s): a rebuilt list would not have them; revoke them again first: vault write %s/revoke serial_number=…",
 			n, strings.Join(doomed[:min(n, 3)], ", "), q.r.Mount.Path)

@@ -34,6 +34,40 @@ func (q *planner) open() bool {
 // short tells whether tidy with the configured buffer surely does not suffice.
 func (q *planner) short() bool { return q.open() && surelyNo(q.fit) }
 
+// spared is why none of the steps that are not pkiwarden's is needed, "" where
+// one is, or may be.
+func (q *planner) spared() string {
+	switch {
+	case q.plan.Status == RescueDisabled:
+		return "the lists are switched off: none is written"
+	case !q.open() && !q.limitKnown():
+		return "no list is known to be over a limit"
+	case !q.open():
+		return "nothing is over the limit"
+	case !surely(q.fit):
+		return ""
+	}
+	why := "step 1 is enough"
+	switch right := q.right("/tidy", "update"); {
+	case len(q.doomed()) > 0:
+		why += ", once what refuses it is mended"
+	case right.Granted != nil && !*right.Granted:
+		why += fmt.Sprintf(", once %q on path %q is granted", right.Capability, right.Path)
+	}
+	return why
+}
+
+// lastResort is why a last resort is not taken, or not yet.
+func (q *planner) lastResort() string {
+	switch spared := q.spared(); {
+	case spared != "":
+		return spared
+	case !q.limitKnown():
+		return "whether it is needed is not known, since the limit is not"
+	}
+	return "whether it is needed is known once every certificate has been read"
+}
+
 // right is one of those of pkiwarden's own steps.
 func (q *planner) right(path, capability string) *RescueRight {
 	r := &RescueRight{Path: q.r.Mount.Path + path, Capability: capability}
@@ -138,8 +172,8 @@ func (q *planner) buffer() (time.Duration, bool) {
 func (q *planner) stepBuffer() RescueStep {
 	s := RescueStep{What: "shorten tidy.safetyBuffer", By: ByYou, Need: Useless}
 	floor := q.floor()
-	if !q.open() || surely(q.fit) {
-		s.Why = "step 1 is enough, or nothing is over the limit"
+	if why := q.spared(); why != "" {
+		s.Why = why
 		return s
 	}
 	if q.p.SafetyBuffer <= floor {
@@ -168,8 +202,8 @@ func (q *planner) stepBuffer() RescueStep {
 
 func (q *planner) stepRaise() RescueStep {
 	s := RescueStep{What: "raise the limit", By: ByYou, Need: Useless}
-	if !q.open() || surely(q.fit) {
-		s.Why = "step 1 is enough, or nothing is over the limit"
+	if why := q.spared(); why != "" {
+		s.Why = why
 		return s
 	}
 	roomy, least := q.raise(q.tidied)
@@ -247,7 +281,7 @@ func (q *planner) stepNewKey() RescueStep {
 	path := q.r.Mount.Path
 	s := RescueStep{What: "issue new certificates by a new issuer in a mount of its own", By: ByYou, Need: Useless, After: q.tidied}
 	if !q.short() {
-		s.Why, s.After = "not needed", nil
+		s.Why, s.After = q.lastResort(), nil
 		return s
 	}
 	s.Need = Instead
@@ -269,7 +303,7 @@ func (q *planner) stepDisable() RescueStep {
 	path := q.r.Mount.Path
 	s := RescueStep{What: "switch the lists off, where every relying party asks OCSP", By: ByYou, Need: Useless}
 	if !q.short() {
-		s.Why = "not needed"
+		s.Why = q.lastResort()
 		return s
 	}
 	s.Need = Instead

@@ -128,13 +128,13 @@ root    1600 entries, 62646 bytes  1800 entries, 70457 bytes, does not fit  200 
                      capability "update" on path "pki/tidy", NOT granted
                      $ pkiwarden tidy --rescue --apply --mount pki
 2 no       you       shorten tidy.safetyBuffer
-                     step 1 is enough, or nothing is over the limit
+                     step 1 is enough, once "update" on path "pki/tidy" is granted
 3 no       you       raise the limit
-                     step 1 is enough, or nothing is over the limit
+                     step 1 is enough, once "update" on path "pki/tidy" is granted
 4 no       you       issue new certificates by a new issuer in a mount of its own
-                     not needed
+                     step 1 is enough, once "update" on path "pki/tidy" is granted
 5 no       you       switch the lists off, where every relying party asks OCSP
-                     not needed
+                     step 1 is enough, once "update" on path "pki/tidy" is granted
 6 needed   pkiwarden rebuild the lists (crl/rotate)
                      publishes what Vault keeps
                      capability "read" on path "pki/crl/rotate", granted
