@@ -20,13 +20,31 @@ import (
 
 const metricPrefix = "pkiwarden_"
 
+// counts go on from one instance of the process to the next.
+type counts struct {
+	counters *ops.Counters
+	loops    *loop.Metrics
+}
+
+// counts are made when they are first asked for.
+func (a *app) counts() (*counts, error) {
+	if a.counted == nil {
+		loops, err := loop.NewMetrics(nil)
+		if err != nil {
+			return nil, err
+		}
+		a.counted = &counts{counters: new(ops.Counters), loops: loops}
+	}
+	return a.counted, nil
+}
+
 // instance is one running pkiwarden under one configuration.
 type instance struct {
 	cfg      *config.Config
 	log      *slog.Logger
 	build    buildInfo
 	cluster  *cluster
-	registry prometheus.Registerer
+	registry *ops.Registry
 	loops    *loop.Metrics
 	metrics  *ops.Metrics
 	ops      *ops.Server
@@ -39,15 +57,19 @@ type instance struct {
 // connection and starts nothing.
 func newInstance(a *app, log *slog.Logger, cfg *config.Config) (*instance, error) {
 	i := &instance{cfg: cfg, log: log, build: readBuild()}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	i.registry = registry
-	// The domains' series carry their full names; the machinery's get theirs here.
-	own := prometheus.WrapRegistererWithPrefix(metricPrefix, registry)
-	var err error
-	if i.loops, err = loop.NewMetrics(own); err != nil {
+	counts, err := a.counts()
+	if err != nil {
 		return nil, err
 	}
+	registry := counts.counters.Registry()
+	// These are of the whole process already.
+	registry.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	i.registry, i.loops = registry, counts.loops
+	if err := prometheus.WrapRegistererWithPrefix(metricPrefix, registry.Registry).Register(i.loops); err != nil {
+		return nil, err
+	}
+	// The domains' series carry their full names; the machinery's get theirs here.
+	own := prometheus.WrapRegistererWithPrefix(metricPrefix, registry)
 	if i.metrics, err = ops.NewMetrics(own, i.build.Version, i.build.Commit); err != nil {
 		return nil, err
 	}
@@ -160,6 +182,7 @@ func (i *instance) newElector() (leader.Elector, error) {
 // run works until ctx ends. Workers are joined first, then the Lease is
 // released, and the metrics page goes last.
 func (i *instance) run(ctx context.Context) error {
+	defer i.registry.End()
 	address, err := i.ops.Listen(ctx)
 	if err != nil {
 		return &startError{err}

@@ -10,8 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
 )
 
@@ -33,7 +31,7 @@ func leading(t *testing.T, text string) (*instance, *bytes.Buffer) {
 // value is that of the series with this name and these labels; -1 is none.
 func value(t *testing.T, i *instance, name string, labels map[string]string) float64 {
 	t.Helper()
-	families, err := i.registry.(prometheus.Gatherer).Gather()
+	families, err := i.registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,6 +39,8 @@ type app struct {
 
 	configFile string       // --config; "" leaves the choice to config.Load
 	output     outputFormat // -o
+
+	counted *counts // by run; nil: nothing yet
 }
 
 // config loads the configuration. A wrong one is an error with exit code 64
