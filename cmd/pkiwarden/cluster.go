@@ -111,13 +111,7 @@ func newCluster(a *app, log *slog.Logger, cfg *config.Config) (*cluster, error) 
 	case c.kube != nil:
 		c.state, err = state.NewConfigMaps(c.kube.Client, c.namespace)
 	}
-	if err != nil {
-		return nil, err
-	}
-	if c.state == nil && cfg.Tidy.Enabled {
-		return nil, errStateless
-	}
-	return c, nil
+	return c, err
 }
 
 // namespaceOf is the namespace given, else the pod's own.

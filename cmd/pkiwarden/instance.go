@@ -79,6 +79,9 @@ func newInstance(a *app, log *slog.Logger, cfg *config.Config) (*instance, error
 	if i.cluster, err = newCluster(a, log, cfg); err != nil {
 		return nil, err
 	}
+	if i.cluster.state == nil && tidies(cfg) {
+		return nil, errStateless
+	}
 	checks, err := i.addDeliveries()
 	if err != nil {
 		return nil, err

@@ -32,7 +32,7 @@ func newValidateCmd(a *app) *cobra.Command {
 		Short: "Check the configuration and say what it would do",
 		Long: `Validate reads the configuration as every other command does, and changes
 nothing. It prints every problem with its line and column; a good configuration
-is summed up as it is in force, and the last line is ok.` + codes{0: "good", exitUsage: "wrong usage or configuration: every problem is listed"}.help(),
+is summed up as it is in force for its role, and the last line is ok.` + codes{0: "good", exitUsage: "wrong usage or configuration: every problem is listed"}.help(),
 		Example: `  pkiwarden validate
   pkiwarden validate --config pkiwarden.yaml
   pkiwarden validate --config pkiwarden.yaml -o json | jq .problems`,
@@ -43,6 +43,9 @@ is summed up as it is in force, and the last line is ok.` + codes{0: "good", exi
 
 func validate(a *app) error {
 	c, err := a.config()
+	if err == nil && stateless(c) && tidies(c) {
+		c, err = nil, errStateless
+	}
 	if a.output == outputJSON {
 		return validateJSON(a, c, err)
 	}
@@ -69,6 +72,9 @@ func validateJSON(a *app, c *config.Config, err error) error {
 	case errors.As(err, &problems):
 		out.Problems = problems
 		err = &exitError{code: exitUsage}
+	case errors.Is(err, errStateless):
+		out.Problems = config.Problems{{File: cmp.Or(a.configFile, a.env(config.EnvFile), config.DefaultFile), Path: "tidy.enabled", Message: err.Error()}}
+		err = &exitError{code: exitUsage}
 	case err != nil:
 		return err
 	default:
@@ -78,6 +84,9 @@ func validateJSON(a *app, c *config.Config, err error) error {
 }
 
 func intentions(c *config.Config) []intention {
+	if c.LeaderElection.Role == config.RoleLocal {
+		return localIntentions(c)
+	}
 	out := []intention{{"vault", vaultDoes(c.Vault)}, {"leadership", leadershipDoes(c.LeaderElection)}, {"state", stateDoes(c)}}
 	for _, certificate := range c.Certificates {
 		out = append(out, intention{"certificate", certificateDoes(certificate)})
@@ -95,6 +104,19 @@ func intentions(c *config.Config) []intention {
 		intention{"tidy", tidyDoes(c.Tidy)},
 		intention{"metrics", "on " + c.Listen.Address},
 	)
+}
+
+// localIntentions are those of an instance that never leads: what is declared
+// for the leader, it reads to know the certificates that it delivers.
+func localIntentions(c *config.Config) []intention {
+	out := []intention{{"leadership", leadershipDoes(c.LeaderElection)}}
+	for _, d := range c.Deliver {
+		out = append(out, intention{"deliver", deliverDoes(d)})
+	}
+	if len(c.Deliver) == 0 {
+		out = append(out, intention{"deliver", "nothing, so that there is nothing to do: deliver is empty"})
+	}
+	return append(out, intention{"metrics", "on " + c.Listen.Address})
 }
 
 // tidyDoes says when tidy runs; its windows hold for the command as well.
@@ -134,7 +156,7 @@ func vaultDoes(v config.Vault) string {
 
 func leadershipDoes(l config.LeaderElection) string {
 	if l.Role == config.RoleLocal {
-		return "never leads: this pod's delivery only"
+		return "never leads (role local): this pod's delivery only; renewing certificates, watching CRLs and tidy are left to the leader"
 	}
 	if l.Backend == config.BackendNone {
 		return "always leads: the only instance"
@@ -152,10 +174,21 @@ func stateDoes(c *config.Config) string {
 		return "files in " + c.State.Path
 	case c.State.Backend == config.BackendConsul:
 		return "Consul's keys below " + c.State.Path
-	case !c.Kubernetes.Present && c.LeaderElection.Backend != config.BackendKubernetes:
+	case stateless(c):
 		return "none: there is no cluster for ConfigMaps, so that history ends with the process, and tidy cannot run"
 	}
 	return "ConfigMaps in " + cmp.Or(c.LeaderElection.Namespace, podNamespace)
+}
+
+// stateless tells whether there is no place for state.
+func stateless(c *config.Config) bool {
+	kept := c.State.Backend == config.BackendFile || c.State.Backend == config.BackendConsul
+	return !kept && !c.Kubernetes.Present && c.LeaderElection.Backend != config.BackendKubernetes
+}
+
+// tidies tells whether a running instance starts runs of tidy.
+func tidies(c *config.Config) bool {
+	return c.Tidy.Enabled && c.LeaderElection.Role != config.RoleLocal
 }
 
 // fleetDoes says what rollout headroom is counted in.
