@@ -52,6 +52,7 @@ type Spec struct {
 	DNSNames      []string
 	IPAddresses   []netip.Addr
 	URIs          []string
+	NamesFollow   bool // names drawn from objects are still to be added: without a name of its own it is no mistake
 
 	Usages []string // as the API names them; default digital signature, key encipherment, server auth
 	Key    Key      // default ECDSA 256
@@ -138,7 +139,7 @@ func (s Spec) Validate() error {
 	if s.Name == "" {
 		add("it has no name")
 	}
-	if len(s.DNSNames)+len(s.IPAddresses)+len(s.URIs) == 0 {
+	if len(s.DNSNames)+len(s.IPAddresses)+len(s.URIs) == 0 && !s.NamesFollow {
 		add("it names nothing: give dnsNames, ipAddresses or uris")
 	}
 	for _, name := range s.DNSNames {
@@ -200,7 +201,7 @@ func (s Spec) checkSigner() []error {
 	if len(s.URIs) > 0 {
 		add("signs no URIs: use another signer, or leave uris out")
 	}
-	if len(s.DNSNames)+len(s.IPAddresses) == 0 {
+	if len(s.DNSNames)+len(s.IPAddresses) == 0 && !s.NamesFollow {
 		add("wants at least one DNS name or IP address")
 	}
 	if !slices.Equal(s.Usages, []string{"digital signature", "key encipherment", "server auth"}) &&

@@ -40,7 +40,11 @@ type Certificate struct {
 	Keys      SecretKeys
 	Trust     TrustSource
 
-	label string
+	NamesFrom     []NameSource // whose names are added to the Spec's, as they are at each look
+	ClusterDomain string       // of the names drawn from Services and StatefulSets; default cluster.local
+
+	label   string
+	unnamed []k8scsr.Finding // why the names of NamesFrom are not known
 }
 
 // Options describe an Issuer.
@@ -140,6 +144,12 @@ func (c *Certificate) setDefaults() {
 			*ref = &filled
 		}
 	}
+	c.ClusterDomain = cmp.Or(c.ClusterDomain, k8scsr.DefaultClusterDomain)
+	c.NamesFrom = slices.Clone(c.NamesFrom)
+	for n := range c.NamesFrom {
+		c.NamesFrom[n].Namespace = cmp.Or(c.NamesFrom[n].Namespace, c.Namespace)
+	}
+	c.Spec.NamesFollow = len(c.NamesFrom) > 0
 	c.label = labelFor(c.Namespace, c.Secret)
 }
 
@@ -174,7 +184,7 @@ func (c *Certificate) validate() []error {
 			add("trust: it has no name")
 		}
 	}
-	return problems
+	return append(problems, c.validateSources()...)
 }
 
 // Once brings every certificate as far as it goes now. It returns when to look
@@ -216,6 +226,9 @@ const contended = 2 * time.Second
 
 // advance takes steps until one waits.
 func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, findings []k8scsr.Finding, err error) {
+	if c, err = i.named(ctx, c); err != nil {
+		return time.Time{}, nil, err
+	}
 	for range maxSteps {
 		now := i.now()
 		o, err := i.observe(ctx, c, now)

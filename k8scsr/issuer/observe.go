@@ -57,6 +57,7 @@ func (i *Issuer) observe(ctx context.Context, c *Certificate, now time.Time) (*o
 		return nil, err
 	}
 	o.hinder(unreadable)
+	o.Obstacles = append(o.Obstacles, c.unnamed...)
 	if len(o.Obstacles) > 0 {
 		return o, nil
 	}
