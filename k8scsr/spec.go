@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // The defaults of a Spec.
@@ -29,11 +30,6 @@ const (
 	DefaultCriticalAt = 0.9
 	DefaultPatience   = 15 * time.Minute
 )
-
-// KubeletServing is the built-in signer of serving certificates. It signs only
-// for subjects of nodes (Kubernetes, "Certificates and Certificate Signing
-// Requests", section "Kubernetes signers").
-const KubeletServing = "kubernetes.io/kubelet-serving"
 
 // The limits that the API sets on spec.expirationSeconds.
 const (
@@ -68,16 +64,25 @@ type Spec struct {
 	Paused  bool // observe and report, change nothing
 }
 
+// What fits into a certificate: ub-common-name and ub-organization-name of
+// RFC 5280 appendix A.1, and, of the largest leaf that is accepted, what
+// everything but the names leaves free.
+const (
+	maxCommonName   = 64 // characters, as the next
+	maxOrganization = 64
+	maxNames        = maxLeaf - 6500 // octets
+)
+
 // WithDefaults returns a copy in which every empty field has its documented
 // default, names are sorted, lower-cased and free of duplicates, and IPv4
 // addresses mapped into IPv6 are plain. For kubernetes.io/kubelet-serving an
 // empty subject becomes the only kind it signs: CN system:node:NAME,
-// O system:nodes.
+// O system:nodes; beta.eks.amazonaws.com/app-serving gets the same.
 func (s Spec) WithDefaults() Spec {
 	if s.Signer == "" {
 		s.Signer = DefaultSigner
 	}
-	if s.Signer == KubeletServing && s.CommonName == "" && len(s.Organizations) == 0 {
+	if nodeSubject(s.Signer) && s.CommonName == "" && len(s.Organizations) == 0 {
 		s.CommonName = nodePrefix + s.Name
 		s.Organizations = []string{nodesGroup}
 	}
@@ -124,11 +129,6 @@ func sorted(in []string) []string {
 	return slices.Compact(out)
 }
 
-const (
-	nodePrefix = "system:node:"
-	nodesGroup = "system:nodes"
-)
-
 // Validate tells everything that makes the Spec impossible, joined, each with
 // its remedy.
 func (s Spec) Validate() error {
@@ -157,6 +157,17 @@ func (s Spec) Validate() error {
 			add("uris: %q is not an absolute URI in ASCII", raw)
 		}
 	}
+	if length := utf8.RuneCountInString(s.CommonName); length > maxCommonName {
+		add("subject: common name %q has %d characters, and a certificate carries %d (RFC 5280 appendix A.1): give a shorter one, or the certificate a shorter name", s.CommonName, length, maxCommonName)
+	}
+	for _, o := range s.Organizations {
+		if length := utf8.RuneCountInString(o); length > maxOrganization {
+			add("subject: organization %q has %d characters, and a certificate carries %d (RFC 5280 appendix A.1)", o, length, maxOrganization)
+		}
+	}
+	if names, err := s.altNames(); err == nil && len(names) > maxNames {
+		add("its %d names take %d octets, and the certificate has room for %d: wildcards stand for many", len(s.DNSNames)+len(s.IPAddresses)+len(s.URIs), len(names), maxNames)
+	}
 	if err := s.Key.validate(); err != nil {
 		add("key: %w", err)
 	}
@@ -173,42 +184,6 @@ func (s Spec) Validate() error {
 	}
 	problems = append(problems, s.checkSigner()...)
 	return errors.Join(problems...)
-}
-
-// checkSigner holds the Spec against the rules of the built-in signers
-// (kubernetes pkg/apis/certificates/helpers.go, ValidateKubeletServingCSR).
-func (s Spec) checkSigner() []error {
-	var problems []error
-	add := func(format string, args ...any) {
-		problems = append(problems, fmt.Errorf("certificate %q: signer %s "+format, append([]any{s.Name, s.Signer}, args...)...))
-	}
-	domain, path, ok := strings.Cut(s.Signer, "/")
-	if !ok || domain == "" || path == "" || !strings.Contains(domain, ".") {
-		add("is not of the form domain.example/name")
-		return problems
-	}
-	if domain == "kubernetes.io" && s.Signer != KubeletServing {
-		add("does not exist or does not sign serving certificates: of the built-in signers only %s does", KubeletServing)
-		return problems
-	}
-	if s.Signer != KubeletServing {
-		return nil
-	}
-	if !strings.HasPrefix(s.CommonName, nodePrefix) || !slices.Equal(s.Organizations, []string{nodesGroup}) {
-		add("signs only common names that begin with %q in the organization %q, not %q in %q: leave the subject empty, or use another signer",
-			nodePrefix, nodesGroup, s.CommonName, s.Organizations)
-	}
-	if len(s.URIs) > 0 {
-		add("signs no URIs: use another signer, or leave uris out")
-	}
-	if len(s.DNSNames)+len(s.IPAddresses) == 0 && !s.NamesFollow {
-		add("wants at least one DNS name or IP address")
-	}
-	if !slices.Equal(s.Usages, []string{"digital signature", "key encipherment", "server auth"}) &&
-		!slices.Equal(s.Usages, []string{"digital signature", "server auth"}) {
-		add("grants digital signature and server auth, with or without key encipherment, and nothing else, not %q: use another signer for these usages", s.Usages)
-	}
-	return problems
 }
 
 // checkDNSName accepts what RFC 6125 section 6.4.3 lets a client match: labels
