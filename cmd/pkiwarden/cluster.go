@@ -283,7 +283,7 @@ func (i *instance) issuing() (work []func(context.Context) error, end func(), er
 	}
 	end = func() { certs.Unregister(); i.findings.Forget(source) }
 	l, err := loop.New(loop.Options{
-		Name: "certificates", Interval: time.Minute, OnceUntil: certs.Once, Log: i.log, Metrics: i.loops,
+		Name: "certificates", Interval: time.Minute, OnceUntil: certs.OnceUntil, OwnPace: true, Log: i.log, Metrics: i.loops,
 	})
 	if err != nil {
 		end()

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -56,6 +57,7 @@ type Options struct {
 	Log          *slog.Logger          // default slog.Default()
 	Registerer   prometheus.Registerer // default: none
 	Now          func() time.Time      // default time.Now
+	Chance       func() float64        // in [0, 1), spreads those who failed together; default rand.Float64
 	// Report gets all findings after each Once, the empty list included.
 	// Default: none.
 	Report func([]k8scsr.Finding)
@@ -69,12 +71,17 @@ type Issuer struct {
 	log          *slog.Logger
 	registerer   prometheus.Registerer
 	now          func() time.Time
+	chance       func() float64
 	report       func([]k8scsr.Finding)
 	metrics      *metrics
 
-	mu       sync.Mutex        // held by Once
-	said     map[string]string // last log line per certificate
-	identity k8scsr.Identity   // ours, as found by the Once under way
+	mu       sync.Mutex          // held by Once
+	said     map[string]string   // last log line per certificate
+	identity k8scsr.Identity     // ours, as found by the Once under way
+	outlooks map[string]*outlook // by the certificate's label; its keys never change
+
+	watched  sync.Mutex         // guards versions, which Watch writes beside Once
+	versions map[string]version // by the certificate's label
 }
 
 // New makes an Issuer and registers its metrics. It tells every problem of every
@@ -82,13 +89,17 @@ type Issuer struct {
 func New(o Options) (*Issuer, error) {
 	i := &Issuer{
 		client: o.Client, interval: cmp.Or(o.Interval, time.Minute), log: o.Log, registerer: o.Registerer,
-		now: o.Now, report: o.Report, metrics: newMetrics(), said: map[string]string{},
+		now: o.Now, report: o.Report, chance: o.Chance,
+		metrics: newMetrics(), said: map[string]string{}, outlooks: map[string]*outlook{},
 	}
 	if i.log == nil {
 		i.log = slog.Default()
 	}
 	if i.now == nil {
 		i.now = time.Now
+	}
+	if i.chance == nil {
+		i.chance = rand.Float64
 	}
 	if i.report == nil {
 		i.report = func([]k8scsr.Finding) {}
@@ -112,6 +123,7 @@ func New(o Options) (*Issuer, error) {
 		}
 		names[c.Spec.Name], secrets[c.label] = true, c.Spec.Name
 		i.certificates = append(i.certificates, &c)
+		i.outlooks[c.label] = &outlook{}
 	}
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
@@ -187,36 +199,6 @@ func (c *Certificate) validate() []error {
 	return append(problems, c.validateSources()...)
 }
 
-// Once brings every certificate as far as it goes now. It returns when to look
-// again, at most Options.Interval away. One certificate that fails does not stop
-// the others; their errors are joined. The findings of all are reported.
-func (i *Issuer) Once(ctx context.Context) (next time.Time, err error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.identity = k8scsr.Identity{}
-	next = i.now().Add(i.interval)
-	findings := []k8scsr.Finding{}
-	var errs []error
-	for _, c := range i.certificates {
-		at, found, err := i.advance(ctx, c)
-		if ctx.Err() != nil {
-			return next, ctx.Err()
-		}
-		if err != nil {
-			found = append(found, findingOf(c, err))
-			errs = append(errs, fmt.Errorf("certificate %q: %w", c.Spec.Name, err))
-		} else if at.Before(next) {
-			next = at
-		}
-		findings = append(findings, found...)
-	}
-	slices.SortStableFunc(findings, func(a, b k8scsr.Finding) int {
-		return cmp.Or(cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Rule, b.Rule))
-	})
-	i.report(findings)
-	return next, errors.Join(errs...)
-}
-
 // maxSteps bounds how far one certificate is brought in one go; a whole renewal
 // is nine writes.
 const maxSteps = 20
@@ -239,6 +221,7 @@ func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, f
 			return time.Time{}, nil, err
 		}
 		i.metrics.observe(c, o.Live)
+		i.outlooks[c.label].seen = o.waitsFor()
 		findings = k8scsr.Findings(o.State, c.Spec, now)
 		step := k8scsr.Next(o.State, c.Spec, now)
 		i.say(c, step)

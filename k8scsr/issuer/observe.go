@@ -65,6 +65,14 @@ func (i *Issuer) observe(ctx context.Context, c *Certificate, now time.Time) (*o
 	return o, i.observeRequests(ctx, c, o, now)
 }
 
+// waitsFor is the request under way, as it was seen.
+func (o *observation) waitsFor() version {
+	if o.Request == nil {
+		return version{}
+	}
+	return version{o.Request.Name, o.Request.ResourceVersion}
+}
+
 func (o *observation) hinder(f *k8scsr.Finding) {
 	if f != nil {
 		o.Obstacles = append(o.Obstacles, *f)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
@@ -20,7 +21,8 @@ const (
 )
 
 // Watch calls wake whenever a certificate signing request of ours changes, so
-// that an approval or a certificate is noticed at once. It blocks until ctx ends
+// that an approval or a certificate is noticed at once: [Issuer.OnceUntil] then
+// looks at the certificate whose request it is. It blocks until ctx ends
 // and returns nil. It only saves time: Once names when to look again without it,
 // so a watch that is forbidden or breaks is logged once per change of state and
 // tried again. Events are not kept; wake must not block.
@@ -76,6 +78,9 @@ func (i *Issuer) watchOnce(ctx context.Context, wake func()) error {
 			}
 			if event.Type == watch.Error {
 				return apierrors.FromObject(event.Object)
+			}
+			if csr, ok := event.Object.(*certificatesv1.CertificateSigningRequest); ok {
+				i.noteRequest(csr.Labels[LabelCertificate], version{csr.Name, csr.ResourceVersion})
 			}
 			wake()
 		}

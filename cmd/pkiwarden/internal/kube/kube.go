@@ -42,7 +42,9 @@ type Cluster struct {
 // of the server's certificate.
 //
 // The client does not follow redirects, ends each request but a watch after
-// Options.Timeout, and reads at most 32 MiB of its answer.
+// Options.Timeout, and reads at most 32 MiB of its answer. It does not wait and
+// try again when the server asks for that (Retry-After): the error says so at
+// once, and whoever called decides.
 func New(o Options) (*Cluster, error) {
 	config, namespace, err := find(o.Kubeconfig)
 	if err != nil {
@@ -64,7 +66,7 @@ func New(o Options) (*Cluster, error) {
 		timeout = 30 * time.Second
 	}
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
-		return &bounded{next: next, timeout: timeout, maxBody: 32 << 20}
+		return &throttle{&bounded{next: next, timeout: timeout, maxBody: 32 << 20}}
 	})
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {

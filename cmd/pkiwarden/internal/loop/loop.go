@@ -52,6 +52,10 @@ type Options struct {
 	// time means after Interval, and so does a later one: clocks jump, so no
 	// pause is longer. Exactly one of the two is set.
 	OnceUntil func(ctx context.Context) (next time.Time, err error)
+	// OwnPace is for an OnceUntil that does many things, each with a back-off
+	// of its own: after a run that failed the time it names counts too, and
+	// [Loop.Wake] works. Failed it has all the same: no heartbeat.
+	OwnPace bool
 
 	Log     *slog.Logger // default: slog.Default()
 	Metrics *Metrics     // default: none
@@ -92,7 +96,7 @@ func New(o Options) (*Loop, error) {
 
 // Wake asks for a run at once. While a run is under way it asks for one more
 // after it; several calls before that run count as one. It never blocks, and
-// it never shortens the back-off after a failure.
+// it never shortens the back-off after a failure, but with OwnPace.
 func (l *Loop) Wake() {
 	select {
 	case l.wake <- struct{}{}:
@@ -115,7 +119,7 @@ func (l *Loop) Run(ctx context.Context) error {
 		now := time.Now()
 		l.condition.Set(err)
 		l.o.Metrics.observe(l.o.Name, now, err)
-		if err != nil {
+		if err != nil && (!l.o.OwnPace || next.IsZero()) {
 			if failing == nil {
 				failing = Policy{}.backoff()
 			}

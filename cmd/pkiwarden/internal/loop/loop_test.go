@@ -315,3 +315,40 @@ func exposition(g prometheus.Gatherer) string {
 	promhttp.HandlerFor(g, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	return w.Body.String()
 }
+
+// A unit that paces itself names its next time also when something failed, and
+// is woken then; it has no heartbeat all the same.
+func TestLoopOwnPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := prometheus.NewRegistry()
+		m, err := NewMetrics(reg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		var at []time.Duration
+		l, end := start(t, Options{Interval: time.Minute, OwnPace: true, Metrics: m, OnceUntil: func(context.Context) (time.Time, error) {
+			at = append(at, time.Since(begin))
+			if len(at) == 4 {
+				return time.Time{}, errors.New("all down") // and no time: as without
+			}
+			return time.Now().Add(20 * time.Second), errors.New("one of ten is down")
+		}})
+		time.Sleep(45 * time.Second)
+		l.Wake()
+		time.Sleep(1100 * time.Millisecond)
+		end()
+		want := []time.Duration{0, 20 * time.Second, 40 * time.Second, 45 * time.Second, 46 * time.Second}
+		if len(at) != len(want) {
+			t.Fatalf("ran at %v, want %v", at, want)
+		}
+		for n := range want {
+			if d := at[n] - want[n]; d < 0 || d > 250*time.Millisecond {
+				t.Errorf("ran at %v, want %v", at, want)
+			}
+		}
+		if got := exposition(reg); strings.Contains(got, "loop_last_success") {
+			t.Errorf("a heartbeat:\n%s", got)
+		}
+	})
+}

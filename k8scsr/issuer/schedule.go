@@ -1,0 +1,140 @@
+package issuer
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/pkiwarden/pkiwarden/k8scsr"
+)
+
+// outlook is what the last look at one certificate left.
+type outlook struct {
+	pace     k8scsr.Pace
+	findings []k8scsr.Finding
+	err      error   // of the last look; nil: it worked
+	seen     version // of the request that it waits for
+}
+
+// version is one version of one request.
+type version struct{ name, resourceVersion string }
+
+// Once brings every certificate as far as it goes now, whether its time has come
+// or not. It returns when to look again, at most Options.Interval away. One
+// certificate that fails does not stop the others; their errors are joined. The
+// findings of all are reported.
+func (i *Issuer) Once(ctx context.Context) (next time.Time, err error) {
+	return i.round(ctx, func(*Certificate, *outlook) bool { return true })
+}
+
+// OnceUntil is Once for those certificates whose own time has come, or whose
+// request changed as [Issuer.Watch] saw. The error is that of every certificate
+// whose last look failed, also of those that were not looked at now: as long as
+// one is not known, all is not well. The time holds then, too: a certificate
+// that fails has a back-off of its own, which does not slow the others.
+func (i *Issuer) OnceUntil(ctx context.Context) (next time.Time, err error) {
+	return i.round(ctx, func(c *Certificate, o *outlook) bool {
+		return o.pace.Due(i.now()) || o.err == nil && i.requestChanged(c, o.seen)
+	})
+}
+
+func (i *Issuer) round(ctx context.Context, due func(*Certificate, *outlook) bool) (next time.Time, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.identity = k8scsr.Identity{}
+	next = i.now().Add(i.interval)
+	var down error // the API cannot be dialled: the next one would fail alike
+	for _, c := range i.certificates {
+		o := i.outlooks[c.label]
+		if !due(c, o) {
+			continue
+		}
+		at, found, err := time.Time{}, []k8scsr.Finding(nil), down
+		if down == nil {
+			at, found, err = i.advance(ctx, c)
+		}
+		if ctx.Err() != nil {
+			return next, ctx.Err()
+		}
+		now := i.now()
+		if err == nil {
+			o.pace = o.pace.Looked(now, earlier(at, now.Add(i.interval)))
+		} else {
+			o.pace = o.pace.Failed(now, askedFor(err), i.chance())
+			found = append(found, findingOf(c, err))
+			if undialled(err) {
+				down = err
+			}
+		}
+		o.findings, o.err = found, err
+	}
+	return i.sum(next)
+}
+
+// sum reports what all the certificates' last looks left.
+func (i *Issuer) sum(next time.Time) (time.Time, error) {
+	findings := []k8scsr.Finding{}
+	var errs []error
+	for _, c := range i.certificates {
+		o := i.outlooks[c.label]
+		findings = append(findings, o.findings...)
+		if o.err != nil {
+			errs = append(errs, fmt.Errorf("certificate %q: %w", c.Spec.Name, o.err))
+		}
+		next = earlier(o.pace.NextAt, next)
+	}
+	slices.SortStableFunc(findings, func(a, b k8scsr.Finding) int {
+		return cmp.Or(cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Rule, b.Rule))
+	})
+	i.report(findings)
+	return next, errors.Join(errs...)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// askedFor is how long the API wants to be left alone.
+func askedFor(err error) time.Duration {
+	seconds, _ := apierrors.SuggestsClientDelay(err)
+	return time.Duration(seconds) * time.Second
+}
+
+// undialled tells that no connection to the API could be made, which does not
+// depend on what was to be asked.
+func undialled(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+// noteRequest keeps the last version of a certificate's request that the watch
+// saw.
+func (i *Issuer) noteRequest(label string, v version) {
+	i.watched.Lock()
+	defer i.watched.Unlock()
+	if i.versions == nil {
+		i.versions = map[string]version{}
+	}
+	if _, ours := i.outlooks[label]; ours { // anybody may make requests with labels
+		i.versions[label] = v
+	}
+}
+
+// requestChanged tells whether the watch saw another version of the request that
+// was seen last. What it saw while that look was under way is not lost, since
+// the look is compared with it afterwards.
+func (i *Issuer) requestChanged(c *Certificate, seen version) bool {
+	i.watched.Lock()
+	defer i.watched.Unlock()
+	last := i.versions[c.label]
+	return seen.name != "" && last.name == seen.name && last != seen
+}

@@ -1,0 +1,241 @@
+package issuer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pkiwarden/pkiwarden/k8scsr"
+)
+
+// failing makes every read of a Secret whose name begins with prefix fail while
+// with returns an error, and counts all reads of such.
+func failing(cs *fake.Clientset, prefix string, with func() error) *int {
+	reads := new(int)
+	cs.PrependReactor("get", "secrets", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		if !strings.HasPrefix(a.(clienttesting.GetAction).GetName(), prefix) {
+			return false, nil, nil
+		}
+		*reads++
+		err := with()
+		return err != nil, nil, err
+	})
+	return reads
+}
+
+func (c *cluster) issuerOn(cs *fake.Clientset, edit func(*Options), certificates ...Certificate) *subject {
+	c.t.Helper()
+	s := &subject{registry: prometheus.NewPedanticRegistry()}
+	o := Options{Client: cs, Certificates: certificates, Registerer: s.registry,
+		Now: func() time.Time { return c.now }, Chance: func() float64 { return 0 }, Log: slog.New(slog.NewTextHandler(&s.log, nil)),
+		Report: func(f []k8scsr.Finding) { s.findings = f }}
+	if edit != nil {
+		edit(&o)
+	}
+	var err error
+	if s.Issuer, err = New(o); err != nil {
+		c.t.Fatal(err)
+	}
+	return s
+}
+
+func numbered(n int, edit ...func(*Certificate)) Certificate {
+	return vaultTLS(append([]func(*Certificate){func(c *Certificate) {
+		c.Spec.Name, c.Secret = fmt.Sprintf("server-%d", n), fmt.Sprintf("server-%d-tls", n)
+	}}, edit...)...)
+}
+
+// TestOneBadBesideNineGood: the bad one is tried again at its own pace, however
+// often the others are looked at, and those never wait for it.
+func TestOneBadBesideNineGood(t *testing.T) {
+	c := newCluster(t)
+	c.mayOpen = 10
+	certificates := []Certificate{vaultTLS(func(c *Certificate) { c.Spec.Name, c.Secret = "bad", "bad-tls" })}
+	for n := range 9 {
+		certificates = append(certificates, numbered(n, func(c *Certificate) { c.Spec.Approve = false }))
+	}
+	cs := c.process("pod-a").client()
+	bad := errors.New("etcdserver: mvcc: database space exceeded")
+	reads := failing(cs, "bad-tls", func() error { return bad })
+	s := c.issuerOn(cs, nil, certificates...)
+
+	// Nine requests wait for an approval, which are looked at often.
+	begin, rounds := c.now, 0
+	for ; c.now.Before(begin.Add(2 * time.Minute)); rounds++ {
+		next, err := s.OnceUntil(context.Background())
+		if err == nil || strings.Count(err.Error(), "space exceeded") != 1 || !strings.Contains(err.Error(), `certificate "bad"`) {
+			t.Fatalf("a round at %v does not tell of the bad one: %v", c.now, err)
+		}
+		if !strings.Contains(s.rules(), k8scsr.RuleUnknown) || strings.Count(s.rules(), k8scsr.RuleMissing) != 9 {
+			t.Fatalf("findings at %v: %s", c.now, s.rules())
+		}
+		if pause := next.Sub(c.now); pause <= 0 || pause > 30*time.Second {
+			t.Fatalf("looks again after %v at %v", pause, c.now)
+		}
+		c.now = next
+	}
+	// At 0, 1, 3, 7, 15, 31, 63 and 108 s.
+	if *reads != 8 {
+		t.Errorf("the bad one was read %d times in two minutes and %d rounds", *reads, rounds)
+	}
+	// All nine are answered: the next round has them.
+	for _, csr := range c.csrs() {
+		c.decide(csr, certificatesv1.CertificateApproved, "by hand")
+	}
+	for _, csr := range c.csrs() {
+		c.issue(csr)
+	}
+	c.now = c.now.Add(30 * time.Second)
+	s.OnceUntil(context.Background())
+	if strings.Contains(s.rules(), k8scsr.RuleMissing) {
+		t.Errorf("findings of the good ones: %s", s.rules())
+	}
+	// The bad one is mended: noticed within a minute, and then all is well.
+	bad = nil
+	c.now = c.now.Add(45 * time.Second)
+	if _, err := s.OnceUntil(context.Background()); err != nil || len(s.findings) != 0 {
+		t.Errorf("after it was mended: %v, %s", err, s.rules())
+	}
+}
+
+// TestWhatIsNotDueIsNotRead: between two looks nothing is asked, whoever wakes.
+func TestWhatIsNotDueIsNotRead(t *testing.T) {
+	c := newCluster(t)
+	cs := c.process("pod-a").client()
+	s := c.issuerOn(cs, nil, vaultTLS())
+	next, err := s.OnceUntil(context.Background())
+	if err != nil || next.Sub(c.now) != time.Minute {
+		t.Fatalf("%v, again after %v", err, next.Sub(c.now))
+	}
+	cs.ClearActions()
+	for range 10 {
+		c.now = c.now.Add(5 * time.Second)
+		s.OnceUntil(context.Background())
+	}
+	if calls := cs.Actions(); len(calls) != 0 {
+		t.Errorf("%d calls: %v", len(calls), calls)
+	}
+	c.now = c.now.Add(10 * time.Second)
+	s.OnceUntil(context.Background())
+	if calls := cs.Actions(); len(calls) != 3 {
+		t.Errorf("a look at rest takes %d calls: %v", len(calls), calls)
+	}
+	// A clock that jumped back is no reason to wait.
+	cs.ClearActions()
+	c.now = c.now.Add(-24 * time.Hour)
+	s.OnceUntil(context.Background())
+	if len(cs.Actions()) != 3 {
+		t.Error("it is not looked at after the clock jumped back")
+	}
+}
+
+// TestServerAsksToWait: what a server wants to be left alone for is kept, for
+// the certificate that was told so.
+func TestServerAsksToWait(t *testing.T) {
+	c := newCluster(t)
+	cs := c.process("pod-a").client()
+	reads := failing(cs, "vault-tls", func() error { return apierrors.NewTooManyRequests("slow down", 40) })
+	s := c.issuerOn(cs, nil, vaultTLS(), numbered(1))
+	begin := c.now
+	if _, err := s.OnceUntil(context.Background()); !apierrors.IsTooManyRequests(err) {
+		t.Fatal(err)
+	}
+	if c.objects["secrets/vault/server-1-tls"] == nil {
+		t.Error("the other one was not issued")
+	}
+	for c.now.Before(begin.Add(39 * time.Second)) {
+		c.now = c.now.Add(time.Second)
+		s.OnceUntil(context.Background())
+	}
+	if *reads != 1 {
+		t.Errorf("read %d times within 40 s", *reads)
+	}
+	c.now = c.now.Add(time.Second)
+	s.OnceUntil(context.Background())
+	if *reads != 2 {
+		t.Errorf("read %d times after 40 s", *reads)
+	}
+}
+
+// TestUndialledIsTriedOnce: where no connection can be made, one certificate
+// finds out for all in a round, and all are unknown.
+func TestUndialledIsTriedOnce(t *testing.T) {
+	c := newCluster(t)
+	cs := c.process("pod-a").client()
+	var down error = &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
+	reads := failing(cs, "", func() error { return down })
+	s := c.issuerOn(cs, nil, numbered(1), numbered(2), numbered(3))
+	if _, err := s.OnceUntil(context.Background()); err == nil || strings.Count(err.Error(), "cannot be reached") != 3 {
+		t.Errorf("%v", err)
+	}
+	if *reads != 1 || strings.Count(s.rules(), k8scsr.RuleUnknown) != 3 {
+		t.Errorf("%d reads, findings %s", *reads, s.rules())
+	}
+	down = nil
+	c.now = c.now.Add(time.Second)
+	if _, err := s.OnceUntil(context.Background()); err != nil || len(s.findings) != 0 {
+		t.Errorf("%v, findings %s", err, s.rules())
+	}
+}
+
+// TestAnswerIsNoticedThroughTheWatch: an approval or a certificate is acted on
+// when the watch tells of it, and not only when the next look is due; what we
+// wrote ourselves is no news.
+func TestAnswerIsNoticedThroughTheWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		c.mayOpen = 2
+		s := c.process("pod-a").issuer(vaultTLS(func(c *Certificate) { c.Spec.Approve = false }), numbered(1, func(c *Certificate) { c.Spec.Approve = false }))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go s.Watch(ctx, func() {})
+		synctest.Wait()
+		w, _ := c.watcher()
+		tell := func(csr *certificatesv1.CertificateSigningRequest) {
+			w.Modify(csr.DeepCopy())
+			synctest.Wait()
+		}
+		writes := func() int {
+			before := len(c.writes)
+			s.OnceUntil(ctx)
+			return len(c.writes) - before
+		}
+		writes()
+		var waiting *certificatesv1.CertificateSigningRequest
+		for _, csr := range c.csrs() {
+			tell(csr)
+			if csr.Labels[LabelCertificate] == "vault_vault-tls" {
+				waiting = csr
+			}
+		}
+		looks := func() version { return s.outlooks["vault_vault-tls"].seen }
+		if n := writes(); n != 0 || looks().name != waiting.Name {
+			t.Fatalf("%d writes, waits for %v", n, looks())
+		}
+		c.decide(waiting, certificatesv1.CertificateApproved, "by hand")
+		approved := c.objects["certificatesigningrequests//"+waiting.Name].(*certificatesv1.CertificateSigningRequest)
+		tell(approved)
+		if writes(); looks().resourceVersion != approved.ResourceVersion {
+			t.Errorf("the approval was not looked at: %v", looks())
+		}
+		c.issue(approved)
+		tell(c.objects["certificatesigningrequests//"+waiting.Name].(*certificatesv1.CertificateSigningRequest))
+		if n := writes(); n != 2 || c.leaf() == nil {
+			t.Errorf("%d writes after the certificate came, want the pair and the record: %q", n, c.writes)
+		}
+	})
+}
