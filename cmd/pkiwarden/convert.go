@@ -19,17 +19,36 @@ import (
 func certificates(list []config.Certificate) []issuer.Certificate {
 	var out []issuer.Certificate
 	for _, c := range list {
+		wanted, _ := spec(c) // a profile without names was refused with the configuration
 		out = append(out, issuer.Certificate{
-			Spec:      spec(c),
+			Spec:      wanted,
 			Namespace: c.Secret.Namespace,
 			Secret:    c.Secret.Name,
 			Keys:      issuer.SecretKeys(c.SecretKeys),
 			Trust: issuer.TrustSource{
 				ConfigMap: keyRef(c.Trust.ConfigMap), Secret: keyRef(c.Trust.Secret), File: c.Trust.File,
 			},
+			NamesFrom:     nameSources(c.NamesFrom),
+			ClusterDomain: clusterDomain(c),
 		})
 	}
 	return out
+}
+
+func nameSources(list []config.ObjectRef) []issuer.NameSource {
+	var out []issuer.NameSource
+	for _, ref := range list {
+		out = append(out, issuer.NameSource(ref))
+	}
+	return out
+}
+
+// clusterDomain is the profile's, which then holds for the objects as well.
+func clusterDomain(c config.Certificate) string {
+	if c.Profile == nil {
+		return ""
+	}
+	return c.Profile.ClusterDomain
 }
 
 func keyRef(r *config.KeyRef) *issuer.KeyRef {
@@ -39,7 +58,10 @@ func keyRef(r *config.KeyRef) *issuer.KeyRef {
 	return &issuer.KeyRef{Namespace: r.Namespace, Name: r.Name, Key: r.Key}
 }
 
-func spec(c config.Certificate) k8scsr.Spec {
+// spec is the certificate with its profile's names; an error is a profile that
+// gives none.
+func spec(c config.Certificate) (k8scsr.Spec, error) {
+	names, addresses, err := profileNames(c.Profile)
 	var uris []string
 	for _, u := range c.URIs {
 		uris = append(uris, u.String())
@@ -48,9 +70,10 @@ func spec(c config.Certificate) k8scsr.Spec {
 		Name:          c.Name,
 		CommonName:    c.Subject.CommonName,
 		Organizations: c.Subject.Organizations,
-		DNSNames:      c.DNSNames,
-		IPAddresses:   append([]netip.Addr(nil), c.IPAddresses...),
+		DNSNames:      append(names, c.DNSNames...),
+		IPAddresses:   append(addresses, c.IPAddresses...),
 		URIs:          uris,
+		NamesFollow:   len(c.NamesFrom) > 0,
 		Usages:        c.Usages,
 		Key:           k8scsr.Key{Algorithm: c.Key.Algorithm, Size: c.Key.Size},
 		Signer:        c.Signer,
@@ -60,7 +83,14 @@ func spec(c config.Certificate) k8scsr.Spec {
 		CriticalAt:    c.CriticalAt,
 		Approve:       c.Approve,
 		Paused:        c.Paused,
+	}, err
+}
+
+func profileNames(p *config.Profile) ([]string, []netip.Addr, error) {
+	if p == nil {
+		return nil, nil, nil
 	}
+	return k8scsr.Profile(*p).Names()
 }
 
 // storage is the storage of which crl.limit speaks.
@@ -103,7 +133,10 @@ func acceptable(c *config.Config, bad func(path, message string)) {
 	check(at, tidyPolicy(c).Validate())
 	for i, certificate := range c.Certificates {
 		at := fmt.Sprintf("certificates[%d]", i)
-		check(at, spec(certificate).WithDefaults().Validate())
+		wanted, err := spec(certificate)
+		if check(at+".profile", err); err == nil {
+			check(at, wanted.WithDefaults().Validate())
+		}
 		if next := certificate.Secret.Name + issuer.NextSuffix; len(next) > 253 {
 			bad(at+".secret.name", fmt.Sprintf("%q is too long: with %q it has to fit into 253 octets", certificate.Secret.Name, issuer.NextSuffix))
 		}

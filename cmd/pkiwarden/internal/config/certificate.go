@@ -19,8 +19,8 @@ type Certificate struct {
 	DNSNames    []string      `yaml:"dnsNames"`
 	IPAddresses []netip.Addr  `yaml:"ipAddresses"` // default 127.0.0.1; [] for none
 	URIs        []*url.URL    `yaml:"uris"`
-	NamesFrom   []ObjectRef   `yaml:"namesFrom"`
-	Usages      []string      `yaml:"usages"` // Kubernetes' names; default digital signature, key encipherment, server auth
+	NamesFrom   []ObjectRef   `yaml:"namesFrom"` // their names are added, and followed; default none
+	Usages      []string      `yaml:"usages"`    // Kubernetes' names; default digital signature, key encipherment, server auth; with profile consul-helm client auth as well
 	Key         Key           `yaml:"key"`
 	Signer      string        `yaml:"signer"`   // default kubernetes.io/kubelet-serving
 	Lifetime    time.Duration `yaml:"lifetime"` // asked for: what is granted may be shorter; default 8760h
@@ -49,11 +49,13 @@ type SecretKeys struct {
 // Profile computes the names that a Helm chart's servers need.
 type Profile struct {
 	Kind          string `yaml:"kind" enum:"vault-helm|consul-helm"`
-	Release       string `yaml:"release"`
-	Namespace     string `yaml:"namespace"`
-	ClusterDomain string `yaml:"clusterDomain"` // default cluster.local
-	Datacenter    string `yaml:"datacenter"`    // consul-helm
-	Domain        string `yaml:"domain"`        // consul-helm
+	Release       string `yaml:"release"`            // default vault or consul, by kind
+	Namespace     string `yaml:"namespace"`          // default: the Secret's
+	FullName      string `yaml:"fullName"`           // the chart's fullnameOverride, or Consul's global.name; default: as the chart makes it of the release
+	ClusterDomain string `yaml:"clusterDomain"`      // default cluster.local
+	Replicas      int    `yaml:"replicas" zero:"ok"` // default 0: the pods by wildcards; else that many by name
+	Datacenter    string `yaml:"datacenter"`         // consul-helm; default dc1
+	Domain        string `yaml:"domain"`             // consul-helm; default consul
 }
 
 // Subject is the requested subject.
@@ -65,7 +67,7 @@ type Subject struct {
 // ObjectRef is an object that names are taken from.
 type ObjectRef struct {
 	Kind      string `yaml:"kind" enum:"Service|StatefulSet|Ingress"`
-	Namespace string `yaml:"namespace"`
+	Namespace string `yaml:"namespace"` // default: the Secret's
 	Name      string `yaml:"name"`
 }
 

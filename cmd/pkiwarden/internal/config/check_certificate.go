@@ -72,6 +72,8 @@ func (d *decoder) checkCertificates(certificates []Certificate) {
 			secrets[c.Secret] = i
 		}
 		d.checkSecretKeys(at+".secretKeys", &c.SecretKeys)
+		d.checkProfile(at, c)
+		d.checkNamesFrom(at, c)
 		d.checkSigner(at, c)
 		d.checkNames(at, c)
 		d.checkKey(at+".key", &c.Key)
@@ -179,7 +181,7 @@ func (d *decoder) checkSubject(at string, c *Certificate) {
 	if len(c.URIs) > 0 {
 		d.bad(at+".uris", "%s signs no URIs; another signer may", c.Signer)
 	}
-	if len(c.DNSNames)+len(c.IPAddresses) == 0 && d.sound(at+".dnsNames", at+".ipAddresses") {
+	if len(c.DNSNames)+len(c.IPAddresses)+len(c.NamesFrom) == 0 && c.Profile == nil && d.sound(at+".dnsNames", at+".ipAddresses") {
 		d.bad(at+".dnsNames", "%s requires at least one DNS name or IP address, found none", c.Signer)
 	}
 }

@@ -47,6 +47,19 @@ func contract() *Config {
 			Lifetime:    8760 * time.Hour,
 			Trust:       Trust{ConfigMap: &KeyRef{"vault", "ca-bundle", "ca.crt"}},
 			RenewAt:     0.66, AlertAt: 0.75, CriticalAt: 0.9,
+		}, {
+			Name:       "consul-server",
+			Secret:     ObjectName{"consul", "consul-server-tls"},
+			SecretKeys: SecretKeys{"tls.crt", "tls.key", "ca.crt"},
+			Profile: &Profile{Kind: "consul-helm", Release: "consul", Namespace: "consul", FullName: "consul",
+				ClusterDomain: "cluster.local", Datacenter: "dc1", Domain: "consul"},
+			IPAddresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")},
+			NamesFrom:   []ObjectRef{{"Service", "consul", "consul-ui"}},
+			Usages:      []string{"digital signature", "key encipherment", "server auth", "client auth"},
+			Key:         Key{"ECDSA", 256},
+			Signer:      "example.com/consul",
+			Lifetime:    8760 * time.Hour,
+			RenewAt:     0.66, AlertAt: 0.75, CriticalAt: 0.9,
 		}},
 		Deliver: []Deliver{{
 			Certificate: "vault-server",
@@ -79,6 +92,11 @@ certificates:
   - name: vault-server
     secret: {namespace: vault, name: vault-server-tls}
     trust: {configMap: {namespace: vault, name: ca-bundle}}
+  - name: consul-server
+    secret: {namespace: consul, name: consul-server-tls}
+    profile: {kind: consul-helm, fullName: consul}
+    namesFrom: [{kind: Service, name: consul-ui}]
+    signer: example.com/consul
 deliver:
   - certificate: vault-server
     files: {directory: /vault/tls}

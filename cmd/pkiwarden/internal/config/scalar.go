@@ -220,9 +220,12 @@ func parseInt(s scalarValue, tag reflect.StructTag) (int64, error) {
 	if tag.Get("unit") == "bytes" {
 		return parseSize(s)
 	}
-	const expected = "a whole number above 0"
+	least, expected := int64(1), "a whole number above 0"
+	if tag.Get("zero") == "ok" {
+		least, expected = 0, "a whole number, 0 or more"
+	}
 	parsed, err := strconv.ParseInt(s.value, 10, 32)
-	if s.kind != number || err != nil || parsed <= 0 {
+	if s.kind != number || err != nil || parsed < least {
 		return 0, errors.New(expected)
 	}
 	return parsed, nil

@@ -8,8 +8,6 @@ import "reflect"
 var unsupported = map[string]string{
 	"vault.auth.method=approle":              "AppRole login; use kubernetes, tokenFile or token",
 	"leaderElection.backend=consul":          "election by a Consul session; use kubernetes or none",
-	"certificates[].profile":                 "names computed for a chart; list them in dnsNames",
-	"certificates[].namesFrom":               "names taken from objects; list them in dnsNames",
 	"certificates[].windows":                 "windows for renewals",
 	"signers":                                "signing requests with a CA of your own",
 	"deliver[].reload.command":               "reloading by a command; use signal, consul or none",
