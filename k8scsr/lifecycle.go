@@ -68,6 +68,7 @@ type Step struct {
 	Request *Request // Approve, Deny
 	Chain   Chain    // Publish
 	Result  Result   // to be counted once the step is done, "" for none
+	Event   *Event   // to be told once the step is done, nil for none
 }
 
 // Waits tells whether the step writes nothing.
@@ -136,7 +137,9 @@ func (s State) goOn(want Spec, now time.Time) Step {
 		return s.drop(p.abandon(now), now, "the stored next key is unusable: %s", orElse(p.Problem, "it is gone"))
 	}
 	if s.Live.Problem == "" && s.Live.Leaf != nil && sameKey(s.Live.Leaf.PublicKey, p.Key) {
-		return s.drop(p.succeed(now), now, "its certificate is published")
+		step := s.drop(p.succeed(now), now, "its certificate is published")
+		step.Event = s.issued(want)
+		return step
 	}
 	if r == nil {
 		return s.withoutRequest(want, now)
@@ -277,7 +280,16 @@ func (s State) drop(record Record, now time.Time, format string, args ...any) St
 func (s State) failed(rule string, result Result, want Spec, now time.Time, format string, args ...any) Step {
 	summary := fmt.Sprintf(format, args...)
 	failure := Failure{Rule: rule, Summary: summary, At: now, Wanted: want.Fingerprint()}
-	return Step{Kind: DropPending, Reason: summary, LookAgainAt: now, Record: s.Pending.fail(failure, now), Result: result}
+	return Step{Kind: DropPending, Reason: summary, LookAgainAt: now, Record: s.Pending.fail(failure, now), Result: result,
+		Event: &Event{Warning: true, Reason: failureReasons[rule], Message: summary}}
+}
+
+// issued tells of the certificate that was published. Whoever drops its pending
+// key tells it, once, be it another instance than the one that published it.
+func (s State) issued(want Spec) *Event {
+	leaf := s.Live.Leaf
+	return &Event{Reason: ReasonIssued, Message: fmt.Sprintf("the certificate of request %s is published: valid %s to %s, due for renewal %s",
+		s.Pending.CSRName, stamp(leaf.NotBefore), stamp(leaf.NotAfter), stamp(want.Schedule(leaf, s.Live.IssuedAt).RenewAt))}
 }
 
 func wait(kind Kind, until time.Time, format string, args ...any) Step {

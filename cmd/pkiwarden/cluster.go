@@ -289,7 +289,9 @@ func (i *instance) issuing() (work []func(context.Context) error, end func(), er
 		end()
 		return nil, nil, err
 	}
-	return []func(context.Context) error{l.Run, func(ctx context.Context) error { return certs.Watch(ctx, l.Wake) }}, end, nil
+	return []func(context.Context) error{
+		l.Run, certs.Events, func(ctx context.Context) error { return certs.Watch(ctx, l.Wake) },
+	}, end, nil
 }
 
 // watching measures the CRLs of Vault and tidies.

@@ -74,6 +74,7 @@ type Issuer struct {
 	chance       func() float64
 	report       func([]k8scsr.Finding)
 	metrics      *metrics
+	events       *events
 
 	mu       sync.Mutex          // held by Once
 	said     map[string]string   // last log line per certificate
@@ -98,6 +99,7 @@ func New(o Options) (*Issuer, error) {
 	if i.now == nil {
 		i.now = time.Now
 	}
+	i.events = newEvents(i.client, i.log, i.now)
 	if i.chance == nil {
 		i.chance = rand.Float64
 	}
@@ -123,7 +125,7 @@ func New(o Options) (*Issuer, error) {
 		}
 		names[c.Spec.Name], secrets[c.label] = true, c.Spec.Name
 		i.certificates = append(i.certificates, &c)
-		i.outlooks[c.label] = &outlook{}
+		i.outlooks[c.label] = &outlook{about: c.about(nil)}
 	}
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
@@ -221,7 +223,8 @@ func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, f
 			return time.Time{}, nil, err
 		}
 		i.metrics.observe(c, o.Live)
-		i.outlooks[c.label].seen = o.waitsFor()
+		look := i.outlooks[c.label]
+		look.seen, look.about = o.waitsFor(), c.about(o)
 		findings = k8scsr.Findings(o.State, c.Spec, now)
 		step := k8scsr.Next(o.State, c.Spec, now)
 		i.say(c, step)
@@ -231,6 +234,9 @@ func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, f
 		switch err := i.perform(ctx, c, o, step, now); {
 		case err == nil:
 			i.metrics.count(step.Result)
+			if step.Event != nil {
+				look.done = append(look.done, *step.Event)
+			}
 		case changedMeanwhile(err):
 			i.log.Debug("changed meanwhile, observing again", "certificate", c.Spec.Name, "step", step.Kind, "error", err)
 		default:

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/pkiwarden/pkiwarden/k8scsr"
@@ -20,6 +21,10 @@ type outlook struct {
 	findings []k8scsr.Finding
 	err      error   // of the last look; nil: it worked
 	seen     version // of the request that it waits for
+
+	about corev1.ObjectReference     // what its events are about
+	done  []k8scsr.Event             // of the steps of the look under way
+	said  map[k8scsr.Event]time.Time // of the findings, and when
 }
 
 // version is one version of one request.
@@ -73,6 +78,8 @@ func (i *Issuer) round(ctx context.Context, due func(*Certificate, *outlook) boo
 			}
 		}
 		o.findings, o.err = found, err
+		i.tell(o, o.done)
+		o.done = nil
 	}
 	return i.sum(next)
 }

@@ -27,6 +27,8 @@ var (
 		"get,update secrets vault/vault-server-tls-next",
 		"create secrets vault/",
 		"get configmaps vault/kube-root-ca.crt",
+		"create events vault/",
+		"patch events vault/any",
 		"create,list,watch certificatesigningrequests",
 		"get certificatesigningrequests /any",
 		"get namespaces /vault",
