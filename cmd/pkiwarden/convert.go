@@ -134,7 +134,8 @@ func acceptable(c *config.Config, bad func(path, message string)) {
 	for i, certificate := range c.Certificates {
 		at := fmt.Sprintf("certificates[%d]", i)
 		wanted, err := spec(certificate)
-		if check(at+".profile", err); err == nil {
+		check(at+".profile", err)
+		if err == nil {
 			check(at, wanted.WithDefaults().Validate())
 		}
 		if next := certificate.Secret.Name + issuer.NextSuffix; len(next) > 253 {

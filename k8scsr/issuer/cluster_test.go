@@ -22,9 +22,11 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -214,6 +216,12 @@ func resourceOf(obj metav1.Object) string {
 		return "secrets"
 	case *corev1.ConfigMap:
 		return "configmaps"
+	case *corev1.Service:
+		return "services"
+	case *appsv1.StatefulSet:
+		return "statefulsets"
+	case *networkingv1.Ingress:
+		return "ingresses"
 	}
 	return "certificatesigningrequests"
 }
