@@ -180,10 +180,10 @@ func stateDoes(c *config.Config) string {
 	return "ConfigMaps in " + cmp.Or(c.LeaderElection.Namespace, podNamespace)
 }
 
-// stateless tells whether there is no place for state.
+// stateless tells whether no place for state is configured. A cluster that is
+// named and not here is taken to be where the configuration is meant for.
 func stateless(c *config.Config) bool {
-	kept := c.State.Backend == config.BackendFile || c.State.Backend == config.BackendConsul
-	return !kept && !c.Kubernetes.Present && c.LeaderElection.Backend != config.BackendKubernetes
+	return !c.State.BackendExplicit && !c.Kubernetes.Present && c.LeaderElection.Backend != config.BackendKubernetes
 }
 
 // tidies tells whether a running instance starts runs of tidy.

@@ -133,6 +133,8 @@ type LeaderElection struct {
 type State struct {
 	Backend string `yaml:"backend" enum:"kubernetes|consul|file"` // default kubernetes: ConfigMaps in leaderElection.namespace
 	Path    string `yaml:"path"`                                  // backend file: a folder; backend consul: the prefix of keys, default DefaultConsulState
+
+	BackendExplicit bool // the file says so
 }
 
 // DefaultConsulState is where state is in Consul's KV.

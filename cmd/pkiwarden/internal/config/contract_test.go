@@ -34,7 +34,7 @@ func contract() *Config {
 			Role: "candidate", Backend: "kubernetes", BackendExplicit: true, Name: "pkiwarden",
 			LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
 		},
-		State: State{Backend: "kubernetes"},
+		State: State{Backend: "kubernetes", BackendExplicit: true},
 		Certificates: []Certificate{{
 			Name:        "vault-server",
 			Secret:      ObjectName{"vault", "vault-server-tls"},
@@ -88,6 +88,7 @@ func contract() *Config {
 const minimal = `
 vault: {address: "https://vault-active.vault.svc:8200", caFile: /vault/tls/ca.crt}
 leaderElection: {backend: kubernetes}
+state: {backend: kubernetes}
 certificates:
   - name: vault-server
     secret: {namespace: vault, name: vault-server-tls}
@@ -123,7 +124,7 @@ func TestContract(t *testing.T) {
 func TestZeroConfiguration(t *testing.T) {
 	want := contract()
 	want.File, want.Vault.Address, want.Vault.CAFile, want.Certificates, want.Deliver = "", "", "", nil, nil
-	want.LeaderElection.BackendExplicit = false
+	want.LeaderElection.BackendExplicit, want.State.BackendExplicit = false, false
 	for _, doc := range []string{"", "\n", "# nothing\n", "---\n", "null\n", "{}\n"} {
 		got, err := Parse("", []byte(doc), inPod)
 		if err != nil {

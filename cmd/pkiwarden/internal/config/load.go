@@ -114,6 +114,7 @@ func (d *decoder) environment(c *Config, env func(string) string) {
 	}
 	c.Kubernetes.Present = inCluster || c.Kubernetes.Kubeconfig != ""
 	c.LeaderElection.BackendExplicit = d.set("leaderElection.backend")
+	c.State.BackendExplicit = d.set("state.backend")
 	if !c.LeaderElection.BackendExplicit && !c.Kubernetes.Present {
 		c.LeaderElection.Backend = BackendNone
 	}

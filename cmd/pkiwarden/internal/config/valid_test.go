@@ -228,7 +228,7 @@ func FuzzParse(f *testing.F) {
 
 func TestValidForecast(t *testing.T) {
 	c := load(t, "valid-forecast.yml")
-	if c.Vault.Namespace != AllNamespaces || c.State != (State{BackendConsul, "pkiwarden/"}) || c.CRL.FleetSize != 5000 ||
+	if c.Vault.Namespace != AllNamespaces || c.State != (State{BackendConsul, "pkiwarden/", true}) || c.CRL.FleetSize != 5000 ||
 		c.CRL.Warn != (Threshold{0.6, 400 * time.Hour, 3}) || c.CRL.Critical != (Threshold{0.8, 24 * time.Hour, 0.5}) {
 		t.Errorf("%+v, %+v, %+v", c.Vault, c.State, c.CRL)
 	}
