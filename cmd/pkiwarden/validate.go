@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -22,7 +23,7 @@ type validation struct {
 
 // intention is one thing that the configuration makes pkiwarden do.
 type intention struct {
-	Part string `json:"part"` // vault, leadership, state, certificate, deliver, crl, fleet, tidy or metrics
+	Part string `json:"part"` // vault, leadership, state, certificate, names, deliver, crl, fleet, tidy or metrics
 	Does string `json:"does"`
 }
 
@@ -90,6 +91,9 @@ func intentions(c *config.Config) []intention {
 	out := []intention{{"vault", vaultDoes(c.Vault)}, {"leadership", leadershipDoes(c.LeaderElection)}, {"state", stateDoes(c)}}
 	for _, certificate := range c.Certificates {
 		out = append(out, intention{"certificate", certificateDoes(certificate)})
+		if certificate.Profile != nil || len(certificate.NamesFrom) > 0 {
+			out = append(out, intention{"names", namesDo(certificate)})
+		}
 	}
 	for _, d := range c.Deliver {
 		out = append(out, intention{"deliver", deliverDoes(d)})
@@ -209,6 +213,29 @@ func certificateDoes(c config.Certificate) string {
 	}
 	return fmt.Sprintf("%s: Secret %s/%s, signed by %s, %s, renewed at %v of the lifetime granted",
 		c.Name, c.Secret.Namespace, c.Secret.Name, c.Signer, approval, c.RenewAt)
+}
+
+// namesDo lists the names of a certificate that the file does not say outright.
+func namesDo(c config.Certificate) string {
+	wanted, _ := spec(c)
+	wanted = wanted.WithDefaults()
+	names := slices.Clone(wanted.DNSNames)
+	for _, ip := range wanted.IPAddresses {
+		names = append(names, ip.String())
+	}
+	names = append(names, wanted.URIs...)
+	var parts []string
+	if len(names) > 0 {
+		parts = append(parts, fmt.Sprintf("%d: %s", len(names), strings.Join(names, ", ")))
+	}
+	var objects []string
+	for _, o := range c.NamesFrom {
+		objects = append(objects, fmt.Sprintf("%s %s/%s", o.Kind, o.Namespace, o.Name))
+	}
+	if len(objects) > 0 {
+		parts = append(parts, "those that the cluster has for "+strings.Join(objects, ", "))
+	}
+	return c.Name + ": " + strings.Join(parts, "; and ")
 }
 
 func deliverDoes(d config.Deliver) string {
