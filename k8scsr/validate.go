@@ -3,7 +3,9 @@ package k8scsr
 import (
 	"bytes"
 	"crypto"
+	"crypto/rsa"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/pem"
 	"fmt"
 	"slices"
@@ -19,8 +21,11 @@ const (
 	maxLeaf   = 36_500
 	maxKey    = 13_000
 	maxBundle = 330_000
-	maxDepth  = 10 // certificates in a chain
+	maxDepth  = 10   // certificates in a chain
+	maxRSA    = 8192 // bits: as crypto/tls, which spends no more on a peer's key either
 )
+
+var oidCommonName = asn1.ObjectIdentifier{2, 5, 4, 3}
 
 // clockSkew is how far a signer's clock may run ahead of ours.
 const clockSkew = 5 * time.Minute
@@ -87,9 +92,11 @@ func ParseTrust(data []byte) (Trust, error) {
 }
 
 // Validate tells whether the answer of a signer may be published for the key.
-// It checks size, encoding, key, subject, names, usages, signature algorithm,
-// the chain up to the trust bundle, validity at now, and that the certificate
-// ends later than the current one (nil when there is none worth keeping).
+// It checks size, encoding, key, subject, names, usages, critical extensions,
+// signature algorithm, that everything behind the leaf belongs to its chain, the
+// chain up to the trust bundle where there is one, validity at now, and that the
+// certificate ends later than the current one (nil when there is none worth
+// keeping).
 // Every refusal is a *Refusal. A lifetime shorter than asked is no reason to
 // refuse.
 func Validate(chainPEM []byte, key crypto.PublicKey, want Spec, trust Trust, now time.Time, current *x509.Certificate) (Chain, error) {
@@ -109,8 +116,15 @@ func Validate(chainPEM []byte, key crypto.PublicKey, want Spec, trust Trust, now
 	case !sameKey(leaf.PublicKey, key):
 		return Chain{}, refuse(WrongKey, "its first certificate is for another key than the one requested")
 	}
-	if changed := want.Changed(leaf, ""); len(changed) > 0 {
+	changed := want.Changed(leaf, "")
+	if names := commonNames(leaf); len(names) > 1 {
+		changed = append(changed, fmt.Sprintf("common names are %q, more than one", names))
+	}
+	if len(changed) > 0 {
 		return Chain{}, refuse(WrongContent, "it is not what was asked for: %s", strings.Join(changed, "; "))
+	}
+	if unknown := leaf.UnhandledCriticalExtensions; len(unknown) > 0 {
+		return Chain{}, refuse(WrongContent, "it has the critical extension %v, for which clients would refuse it (RFC 5280 section 4.2)", unknown[0])
 	}
 	if !strongSignature(leaf.SignatureAlgorithm) {
 		return Chain{}, refuse(WeakSigned, "it is signed with %v", leaf.SignatureAlgorithm)
@@ -118,8 +132,13 @@ func Validate(chainPEM []byte, key crypto.PublicKey, want Spec, trust Trust, now
 	if err := validAt(leaf, now); err != nil {
 		return Chain{}, err
 	}
-	if err := verifyChain(certs, trust, now); err != nil {
+	if err := linked(certs); err != nil {
 		return Chain{}, err
+	}
+	if trust.Configured() {
+		if err := verifyChain(certs, trust, now); err != nil {
+			return Chain{}, err
+		}
 	}
 	if current != nil && !leaf.NotAfter.After(current.NotAfter) {
 		return Chain{}, refuse(NotLater, "it ends %s, not later than the current one, %s", stamp(leaf.NotAfter), stamp(current.NotAfter))
@@ -141,17 +160,43 @@ func validAt(leaf *x509.Certificate, now time.Time) error {
 	return nil
 }
 
-// verifyChain checks the path to the bundle (RFC 5280 section 6), or, without a
-// bundle, that each certificate is signed by the one that follows it.
-func verifyChain(certs []*x509.Certificate, trust Trust, now time.Time) error {
-	if !trust.Configured() {
-		for i, cert := range certs[:len(certs)-1] {
-			if err := cert.CheckSignatureFrom(certs[i+1]); err != nil {
-				return refuse(Untrusted, "certificate %d of the chain does not sign certificate %d: %v", i+2, i+1, err)
-			}
+// commonNames are all of the subject, of which pkix.Name keeps the last.
+func commonNames(leaf *x509.Certificate) []string {
+	var out []string
+	for _, attribute := range leaf.Subject.Names {
+		if attribute.Type.Equal(oidCommonName) {
+			out = append(out, fmt.Sprint(attribute.Value))
 		}
-		return nil
 	}
+	return out
+}
+
+// linked checks that each certificate behind the leaf is that of a CA which
+// signed one before it, so that nothing is presented to clients that has nothing
+// to do with the leaf, and nothing before what it signed (RFC 8446 section
+// 4.4.2). Cross-signed intermediates, which stand beside each other, pass. Keys
+// whose signatures are expensive to verify are refused first: crypto/x509 sets
+// no limit.
+func linked(certs []*x509.Certificate) error {
+	for i, cert := range certs {
+		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > maxRSA {
+			return refuse(TooLarge, "certificate %d of the chain has an RSA key of %d bits, more than %d", i+1, key.N.BitLen(), maxRSA)
+		}
+	}
+	for i, issuer := range certs[1:] {
+		var err error
+		if !slices.ContainsFunc(certs[:i+1], func(cert *x509.Certificate) bool {
+			err = cert.CheckSignatureFrom(issuer)
+			return err == nil
+		}) {
+			return refuse(Untrusted, "certificate %d of the chain signed none of those before it: %v", i+2, err)
+		}
+	}
+	return nil
+}
+
+// verifyChain checks the path to the bundle (RFC 5280 section 6).
+func verifyChain(certs []*x509.Certificate, trust Trust, now time.Time) error {
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
 	for _, root := range trust.Roots {
 		roots.AddCert(root)

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
 	"errors"
+	"math/big"
 	"net"
 	"testing"
 	"time"
@@ -46,9 +48,16 @@ func (a *answer) by(ca *authority, edit ...func(*x509.Certificate)) []byte {
 
 func TestValidateAcceptsGoodAnswers(t *testing.T) {
 	cases := map[string]func(*answer) []byte{
-		"from the root":             func(a *answer) []byte { return a.by(a.root) },
-		"through an intermediate":   func(a *answer) []byte { return a.by(a.sub) },
-		"with the root in it":       func(a *answer) []byte { return append(a.by(a.sub), toPEM(a.root.cert)...) },
+		"from the root":           func(a *answer) []byte { return a.by(a.root) },
+		"through an intermediate": func(a *answer) []byte { return a.by(a.sub) },
+		"with the root in it":     func(a *answer) []byte { return append(a.by(a.sub), toPEM(a.root.cert)...) },
+		"with a cross-signed intermediate": func(a *answer) []byte {
+			cross := sign(a.t, &x509.Certificate{
+				SerialNumber: big.NewInt(7), Subject: a.sub.cert.Subject, NotBefore: epoch.AddDate(-1, 0, 0), NotAfter: epoch.AddDate(1, 0, 0),
+				IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+			}, a.other.cert, a.sub.key.Public(), a.other.key)
+			return append(a.by(a.sub), toPEM(cross)...)
+		},
 		"with text around it":       func(a *answer) []byte { return append([]byte("issued today\n"), a.by(a.root)...) },
 		"without a current one":     func(a *answer) []byte { a.current = nil; return a.by(a.root) },
 		"without trust":             func(a *answer) []byte { a.trust = Trust{}; return a.by(a.other) },
@@ -83,6 +92,10 @@ func TestValidateAcceptsGoodAnswers(t *testing.T) {
 			}
 		})
 	}
+}
+
+func unknownCritical(c *x509.Certificate) {
+	c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 1}, Critical: true, Value: []byte{5, 0}}}
 }
 
 func TestValidateRefusesBadAnswers(t *testing.T) {
@@ -163,6 +176,34 @@ func TestValidateRefusesBadAnswers(t *testing.T) {
 		{"without trust, chain that does not fit", Untrusted, func(a *answer) []byte {
 			a.trust = Trust{}
 			return append(a.by(a.root), toPEM(a.other.cert)...)
+		}},
+		{"a second leaf behind it", Untrusted, func(a *answer) []byte { return append(a.by(a.root), a.by(a.root)...) }},
+		{"a CA behind it that has nothing to do with it", Untrusted, func(a *answer) []byte { return append(a.by(a.root), toPEM(a.other.cert)...) }},
+		{"chain with the root before the intermediate", Untrusted, func(a *answer) []byte {
+			leaf, _ := pem.Decode(a.by(a.sub))
+			return append(pem.EncodeToMemory(leaf), toPEM(a.root.cert, a.sub.cert)...)
+		}},
+		{"without trust, a second leaf behind it", Untrusted, func(a *answer) []byte {
+			a.trust = Trust{}
+			return append(a.by(a.root), a.by(a.root)...)
+		}},
+		{"critical extension that nobody knows", WrongContent, cert(unknownCritical)},
+		{"without trust, critical extension that nobody knows", WrongContent, func(a *answer) []byte {
+			a.trust = Trust{}
+			return a.by(a.root, unknownCritical)
+		}},
+		{"a second common name", WrongContent, cert(func(c *x509.Certificate) {
+			c.Subject.ExtraNames = []pkix.AttributeTypeAndValue{{Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: "consul"}, {Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: "vault"}}
+		})},
+		{"an intermediate with an enormous key", TooLarge, func(a *answer) []byte {
+			modulus := new(big.Int).Add(new(big.Int).Lsh(big.NewInt(1), 16384), big.NewInt(1))
+			huge := sign(a.t, leafTemplate(a.t, a.want, a.now), a.root.cert, &rsa.PublicKey{N: modulus, E: 65537}, a.root.key)
+			return append(a.by(a.root), toPEM(huge)...)
+		}},
+		{"two certificates in one block", Malformed, func(a *answer) []byte {
+			block, _ := pem.Decode(a.by(a.sub))
+			block.Bytes = append(block.Bytes, a.sub.cert.Raw...)
+			return pem.EncodeToMemory(block)
 		}},
 		{"expired", Expired, cert(func(c *x509.Certificate) { c.NotAfter = epoch.Add(-time.Second) })},
 		{"expiring this very second", Expired, cert(func(c *x509.Certificate) { c.NotAfter = epoch })},
