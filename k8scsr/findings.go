@@ -82,19 +82,43 @@ func (s State) lifetimeFinding(want Spec) *Finding {
 	}
 }
 
-// requestFinding tells of a request that waits longer than want.Patience.
+// Where there is little life left, a request has waited for long after less
+// than want.Patience: it is told before lastFifth of the lifetime begins, yet
+// not while an answer is still likely.
+const (
+	lastFifth        = 0.8
+	shortestPatience = 30 * time.Second
+)
+
+// longSince is from when on a request that was created then has waited for long.
+func (s State) longSince(created time.Time, want Spec) time.Time {
+	at := created.Add(want.Patience)
+	if s.Live.Leaf == nil {
+		return at
+	}
+	want.AlertAt = min(want.AlertAt, lastFifth)
+	if alert := want.Schedule(s.Live.Leaf, s.Live.IssuedAt).AlertAt; alert.Before(at) {
+		at = alert
+	}
+	if soonest := created.Add(shortestPatience); at.Before(soonest) {
+		return soonest
+	}
+	return at
+}
+
+// requestFinding tells of a request that waits for long.
 func (s State) requestFinding(want Spec, now time.Time) *Finding {
 	if want.Paused {
 		return nil
 	}
-	if s.Request != nil && s.Request.Open() && s.Pending.CSRUID == s.Request.UID && now.Sub(s.Request.CreatedAt) >= want.Patience {
+	if s.Request != nil && s.Request.Open() && s.Pending.CSRUID == s.Request.UID && !now.Before(s.longSince(s.Request.CreatedAt, want)) {
 		return s.waitingFinding(*s.Request, want, now)
 	}
 	if s.Pending.Active() {
 		return nil
 	}
 	for _, other := range s.Others {
-		if other.Open() && now.Sub(other.CreatedAt) >= want.Patience {
+		if other.Open() && !now.Before(s.longSince(other.CreatedAt, want)) {
 			return s.staleFinding(other, want, now)
 		}
 	}

@@ -163,15 +163,21 @@ func (r Record) holdUntil(want Spec, others []Request, now time.Time) (time.Time
 			failed = append(failed, a.At)
 		}
 	}
-	if len(failed) >= attemptsPerHour {
-		return hourAfter(failed), "six requests failed within an hour"
-	}
 	// Where the record was lost, the requests themselves still tell.
-	var listed []time.Time
+	var listed, unanswered []time.Time
 	for _, other := range others {
 		if inLastHour(other.CreatedAt, now) {
 			listed = append(listed, other.CreatedAt)
+			if other.Denied || other.Failed {
+				unanswered = append(unanswered, other.CreatedAt)
+			}
 		}
+	}
+	if len(unanswered) > len(failed) {
+		failed = unanswered
+	}
+	if len(failed) >= attemptsPerHour {
+		return hourAfter(failed), "six requests failed within an hour"
 	}
 	if len(listed) > len(all) {
 		all = listed
