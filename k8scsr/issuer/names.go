@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -65,46 +66,51 @@ func (i *Issuer) named(ctx context.Context, c *Certificate) (*Certificate, error
 	}
 	out := *c
 	names := slices.Clone(c.Spec.DNSNames)
+	var gone, empty []string
 	for _, source := range c.NamesFrom {
 		drawn, err := i.draw(ctx, source, c.ClusterDomain)
 		switch {
 		case apierrors.IsNotFound(err):
-			out.unnamed = append(out.unnamed, c.sourceFinding(k8scsr.RuleNamesMissing, fmt.Sprintf("%v does not exist", source)))
+			gone = append(gone, source.String()+" does not exist")
 		case apierrors.IsForbidden(err):
 			out.unnamed = append(out.unnamed, findingOf(c, err))
 		case err != nil:
 			return nil, err
 		case len(drawn) == 0:
-			out.unnamed = append(out.unnamed, c.sourceFinding(k8scsr.RuleNamesUnusable, fmt.Sprintf("%v gives no name: %s", source, without[source.Kind])))
+			empty = append(empty, fmt.Sprintf("%v gives no name: %s", source, without[source.Kind]))
 		}
 		names = append(names, drawn...)
 	}
 	out.Spec.DNSNames = names
 	out.Spec.NamesFollow = false
 	out.Spec = out.Spec.WithDefaults()
-	if len(out.unnamed) > 0 {
-		return &out, nil
-	}
-	if err := out.Spec.Validate(); err != nil {
-		f := c.sourceFinding(k8scsr.RuleNamesUnusable, "with the names of its objects it cannot be asked for")
-		f.Evidence = err.Error()
-		out.unnamed = append(out.unnamed, f)
+	out.unknown(k8scsr.RuleNamesMissing, gone)
+	out.unknown(k8scsr.RuleNamesUnusable, empty)
+	if len(out.unnamed) == 0 {
+		if err := out.Spec.Validate(); err != nil {
+			out.unknown(k8scsr.RuleNamesUnusable, []string{"with the names of its objects it cannot be asked for"})
+			out.unnamed[0].Evidence = err.Error()
+		}
 	}
 	return &out, nil
+}
+
+// unknown adds one obstacle for all the reasons of a rule, if there are any.
+func (c *Certificate) unknown(rule string, reasons []string) {
+	if len(reasons) == 0 {
+		return
+	}
+	c.unnamed = append(c.unnamed, k8scsr.Finding{
+		Rule: rule, Severity: k8scsr.Warning, Subject: "certificate " + c.Spec.Name,
+		Summary: strings.Join(reasons, "; ") + ": the names wanted are not known, so the certificate stays as it is and is not renewed",
+		Remedy:  "bring the object back, or correct namesFrom; names that are to stay without it belong into dnsNames",
+	})
 }
 
 // without says, by kind, why an object gives no name.
 var without = map[string]string{
 	KindStatefulSet: "it has no replicas, or no serviceName",
 	KindIngress:     "neither its rules nor its tls section has a host",
-}
-
-func (c *Certificate) sourceFinding(rule, summary string) k8scsr.Finding {
-	return k8scsr.Finding{
-		Rule: rule, Severity: k8scsr.Warning, Subject: "certificate " + c.Spec.Name,
-		Summary: summary + ": the names wanted are not known, so the certificate stays as it is and is not renewed",
-		Remedy:  "bring the object back, or correct namesFrom; names that are to stay without it belong into dnsNames",
-	}
 }
 
 // draw reads one source.

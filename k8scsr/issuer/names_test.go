@@ -200,6 +200,29 @@ func TestNamesUnknown(t *testing.T) {
 	}
 }
 
+// TestNamesUnknownTogether: of several objects all are told, in one finding for
+// each rule, since of two with the same rule one is shown.
+func TestNamesUnknownTogether(t *testing.T) {
+	c := newCluster(t)
+	c.put(ingress("web"))
+	s := c.process("pod-a").issuer(vaultTLS(func(c *Certificate) {
+		c.NamesFrom = []NameSource{{KindService, "vault", "a"}, {KindIngress, "vault", "web"}, {KindService, "vault", "b"}}
+	}))
+	s.once(t)
+	var told []string
+	for _, f := range s.findings {
+		told = append(told, f.Rule+": "+strings.TrimSuffix(f.Summary, ": the names wanted are not known, so the certificate stays as it is and is not renewed"))
+	}
+	want := []string{
+		"certificate-missing: there is no certificate: a server that starts now has nothing to serve",
+		"names-source-missing: Service vault/a does not exist; Service vault/b does not exist",
+		"names-source-unusable: Ingress vault/web gives no name: neither its rules nor its tls section has a host",
+	}
+	if !slices.Equal(told, want) || len(c.writes) > 0 {
+		t.Errorf("told\n%q, want\n%q; writes %q", told, want, c.writes)
+	}
+}
+
 // TestNamesUnreadable: an API that does not answer is an error, not fewer names.
 func TestNamesUnreadable(t *testing.T) {
 	c := newCluster(t)
