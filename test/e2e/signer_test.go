@@ -20,6 +20,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pkiwarden/pkiwarden/test/e2e/world"
 )
@@ -179,8 +180,8 @@ type signer struct {
 	answer func(*order) ([]byte, error)
 
 	mu       sync.Mutex
-	seen     map[string]bool  // CSRs by UID that were answered, or tried to
-	rejected map[string]error // by the API server, by the certificate's name
+	seen     map[types.UID]bool // CSRs that were answered, or tried to
+	rejected map[string]error   // by the API server, by the certificate's name
 	problems []error
 }
 
@@ -189,7 +190,7 @@ type signer struct {
 // the test.
 func startSigner(t *testing.T, ctx context.Context, w *world.World, prefix string, answer func(*order) ([]byte, error)) *signer {
 	t.Helper()
-	s := &signer{w: w, prefix: prefix, answer: answer, seen: map[string]bool{}, rejected: map[string]error{}}
+	s := &signer{w: w, prefix: prefix, answer: answer, seen: map[types.UID]bool{}, rejected: map[string]error{}}
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -219,7 +220,7 @@ func (s *signer) once(ctx context.Context) {
 	}
 	for n := range list.Items {
 		csr := &list.Items[n]
-		if !strings.HasPrefix(csr.Spec.SignerName, s.prefix) || s.seen[string(csr.UID)] || !approved(csr) || len(csr.Status.Certificate) > 0 {
+		if !strings.HasPrefix(csr.Spec.SignerName, s.prefix) || s.did(csr) || !approved(csr) || len(csr.Status.Certificate) > 0 {
 			continue
 		}
 		if err := s.sign(ctx, csr); err != nil && ctx.Err() == nil {
@@ -230,7 +231,16 @@ func (s *signer) once(ctx context.Context) {
 	}
 }
 
+func (s *signer) did(csr *certificatesv1.CertificateSigningRequest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen[csr.UID]
+}
+
 func (s *signer) sign(ctx context.Context, csr *certificatesv1.CertificateSigningRequest) error {
+	s.mu.Lock()
+	s.seen[csr.UID] = true
+	s.mu.Unlock()
 	o, err := newOrder(csr)
 	if err != nil {
 		return err
@@ -239,7 +249,6 @@ func (s *signer) sign(ctx context.Context, csr *certificatesv1.CertificateSignin
 	if err != nil || answer == nil {
 		return err
 	}
-	s.seen[string(csr.UID)] = true
 	csr.Status.Certificate = answer
 	_, err = s.w.Client.CertificatesV1().CertificateSigningRequests().UpdateStatus(ctx, csr, metav1.UpdateOptions{})
 	if apierrors.IsInvalid(err) {
@@ -249,6 +258,14 @@ func (s *signer) sign(ctx context.Context, csr *certificatesv1.CertificateSignin
 		return nil
 	}
 	return err
+}
+
+// again has the signer answer once more what it has not answered yet to the API
+// server's satisfaction.
+func (s *signer) again() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.seen)
 }
 
 // rejections are the answers that the API server did not take.
