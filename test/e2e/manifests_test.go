@@ -127,6 +127,13 @@ func TestManifests(t *testing.T) {
 			"update certificatesigningrequests/approval /any", "approve signers /kubernetes.io/kubelet-serving"))
 		c.checkRights(t, ctx, "vault", "vault", []string{"get secrets vault/vault-server-tls"})
 	})
+	t.Run("names", func(t *testing.T) {
+		c.must(t, ctx, "delete", "clusterrolebinding", "pkiwarden-approver")
+		c.must(t, ctx, "apply", "--server-side", "--validate=strict", "-k", overlay(t, "controller", "names"))
+		c.checkRights(t, ctx, "pkiwarden", "pkiwarden", append(rightsOfTheLeader,
+			"get services vault/vault", "get services vault/vault-active", "get statefulsets vault/vault", "get ingresses vault/vault"))
+		c.checkRights(t, ctx, "vault", "vault", []string{"get secrets vault/vault-server-tls"})
+	})
 	t.Run("tidy-cronjob", func(t *testing.T) {
 		c.apply(t, ctx, "tidy-cronjob")
 		c.checkRights(t, ctx, "pkiwarden", "pkiwarden-tidy", rightsOnState)
