@@ -181,7 +181,11 @@ func (q *planner) over() (string, *bool) {
 	case surely(q.fit):
 		return "over the limit: " + own + " are enough", new(true)
 	case q.fit == nil && !q.limitKnown():
-		return fmt.Sprintf("over a limit that is not known (%s): whether %s are enough is known once they have been tried (--apply)", q.r.TooLarge.Message, own), nil
+		said := q.plan.Limit.Rule
+		if q.r.TooLarge != nil {
+			said = q.r.TooLarge.Message
+		}
+		return fmt.Sprintf("over a limit that is not known (%s): whether %s are enough is known once they have been tried (--apply)", said, own), nil
 	case q.fit == nil:
 		return "over the limit: " + own + " may be enough, which is known once every certificate has been read (--apply does so)", nil
 	}

@@ -29,8 +29,8 @@ say), 6 crl/rotate, and 7 the proof: every certificate that is revoked and has
 not expired, of those on the old list and of those that Vault keeps, is on the
 new one. It reads each certificate once for that, some 500 a second, and takes
 on 500,000 revocations at most. It stops before what is yours (a shorter buffer,
-a higher limit, another issuer, no lists) and says what remains: exit code 2; 0
-where all is proved. A missing right is named before anything is done. Where the
+a higher limit, another issuer, no lists) and says why and what remains: exit
+code 2; 0 where all is proved. A missing right is named before anything is done. Where the
 limit is not known, the storage's answer to crl/rotate is what the rest is
 planned from. Interrupted, it says where it was, and goes on when called again.
 A mount that Vault rebuilds by time (auto_rebuild) and that fits is brought up
@@ -44,6 +44,7 @@ With -o json, --rescue prints a list of
      "capability":{"path","capability","granted":true|false|null}|null,"commands":[],
      "ways":[[{"name","value","least"}]],"after":[SIZE],"done":""}],
    "refused" (absent where it is not),"complete","remains":[steps],
+   "stopped" (why --apply ended before it was complete; absent where it did not),
    "proof":null|{"kept","unexpired","found","lost","lostSerials","expired","unstored",
      "lists":[{"issuer","number","thisUpdate","entries","bytes","room":N|null}]}}
 where SIZE is {"issuer","entries","bytes","entriesLeast","bytesLeast","fits":true|false|null},
@@ -159,12 +160,11 @@ func writeRescue(w io.Writer, r tidier.RescueReport) error {
 	if r.Refused != "" {
 		fmt.Fprintf(w, "refused: %s\n", r.Refused)
 	}
+	if r.Stopped != "" {
+		fmt.Fprintf(w, "stopped: %s\n", r.Stopped)
+	}
 	if r.Limit.Rule != "" {
-		limit := ""
-		if r.Limit.MaxBytes > 0 {
-			limit = fmt.Sprintf("%d bytes; ", r.Limit.MaxBytes)
-		}
-		fmt.Fprintf(w, "limit (%s): %s%s\n", r.Limit.Backend, limit, r.Limit.Rule)
+		fmt.Fprintln(w, limitWords(r.Limit))
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "ISSUER\tSERVED\tNEXT\tMISSING\tREAD")
@@ -201,6 +201,19 @@ func writeRescue(w io.Writer, r tidier.RescueReport) error {
 		}
 	}
 	return nil
+}
+
+// limitWords is a limit in a line. Where the mount's max_crl_entries is met
+// before the storage's limit, that is what it says.
+func limitWords(l pki.RescueLimit) string {
+	if rest, binds := strings.CutPrefix(l.Rule, fmt.Sprintf("max_crl_entries of the mount binds: at most %d entries", l.MaxEntries)); binds {
+		return fmt.Sprintf("limit: %d entries (max_crl_entries)%s", l.MaxEntries, rest)
+	}
+	limit := ""
+	if l.MaxBytes > 0 {
+		limit = fmt.Sprintf("%d bytes; ", l.MaxBytes)
+	}
+	return fmt.Sprintf("limit (%s): %s%s", l.Backend, limit, l.Rule)
 }
 
 // writeStep prints a step, and its effect on the lists that are tight.

@@ -147,3 +147,23 @@ root    1600 entries, 62646 bytes  1800 entries, 70457 bytes, does not fit  200 
 		t.Errorf("have\n%s\nwant\n%s", b.String(), want)
 	}
 }
+
+// A limit that the mount sets in entries is said in entries, and an apply that
+// stopped says why.
+func TestRescueOverTheLimitOfEntries(t *testing.T) {
+	limit := crl.Storage{Backend: "raft", Raft: crl.RaftLimits{MaxEntrySize: 65536}}.Limit().WithMaxEntries(20)
+	report := tidier.RescueReport{Mount: "pki", Stopped: "nothing has expired", RescuePlan: pki.RescuePlan{
+		Verdict: "over the limit", Limit: pki.RescueLimit{Backend: limit.Backend, Known: true, MaxBytes: limit.MaxBytes, MaxEntries: 20, Rule: limit.Rule},
+	}}
+	var b strings.Builder
+	if err := writeRescues(&b, outputTable, []tidier.RescueReport{report}); err != nil {
+		t.Fatal(err)
+	}
+	const want = `mount pki: over the limit
+stopped: nothing has expired
+limit: 20 entries (max_crl_entries); the storage takes more: list + 33 (barrier) + 98 (raft entry) is at most 65536 (max_entry_size)
+`
+	if !strings.HasPrefix(b.String(), want) {
+		t.Errorf("have\n%s\nwant\n%s", b.String(), want)
+	}
+}

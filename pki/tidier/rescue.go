@@ -56,9 +56,14 @@ type RescueReport struct {
 	// Complete tells whether nothing remains to be done: nothing was over the
 	// limit, or it was proved that nothing is any more. False without Apply
 	// where something is.
-	Complete bool         `json:"complete"`
-	Remains  []int        `json:"remains"` // steps that are still needed, or of which one is
-	Proof    *RescueProof `json:"proof"`   // nil: none was attempted
+	Complete bool  `json:"complete"`
+	Remains  []int `json:"remains"` // steps that are still needed, or of which one is
+
+	// Stopped is why an Apply ended before it was complete, in words; "" where it
+	// is complete, and without Apply.
+	Stopped string `json:"stopped,omitempty"`
+
+	Proof *RescueProof `json:"proof"` // nil: none was attempted
 }
 
 // Rescue plans for each mount the way out of a list that no longer fits into
@@ -124,8 +129,15 @@ func (r *rescuing) rescue(ctx context.Context) (*RescueReport, error) {
 	if !r.o.Apply || !r.wanted() {
 		return &r.report, nil
 	}
-	err := r.apply(ctx)
+	why, err := r.apply(ctx)
 	r.report.conclude()
+	switch {
+	case r.report.Complete:
+	case err != nil:
+		r.report.Stopped = fmt.Sprintf("%s: %v", r.step, err)
+	default:
+		r.report.Stopped = cmp.Or(why, r.report.Verdict)
+	}
 	return &r.report, err
 }
 
@@ -160,46 +172,59 @@ func (r *RescueReport) conclude() {
 	}
 }
 
-func (r *rescuing) apply(ctx context.Context) error {
+// rescueRotations is how many rotations a rescue asks for at most. What one of
+// them is refused with may say more of the limit than was known, so that a tidy
+// is wanted, and one after that tries again.
+const rescueRotations = 3
+
+// apply takes the steps that are pkiwarden's, in order, and begins anew where
+// the storage's answer to a rotation says that another one comes first. Where it
+// ends without an error and before the proof, it says why.
+func (r *rescuing) apply(ctx context.Context) (why string, err error) {
 	if refused := r.report.Refused; refused != "" {
-		return r.refusal(refused)
+		return "", r.refusal(refused)
 	}
 	// From here on nothing is guessed.
 	if err := r.read(ctx, true); err != nil {
-		return err
+		return "", err
 	}
 	r.report.RescuePlan = r.plan()
 	if refused := r.report.Refused; refused != "" {
-		return r.refusal(refused)
+		return "", r.refusal(refused)
 	}
-	rebuilt, err := r.tidy(ctx)
-	if err != nil {
-		return err
-	}
-	if r.report.Status == pki.RescueOver && r.report.Enough != nil && !*r.report.Enough {
-		return nil // what is next is not ours
-	}
-	if rebuilt { // perhaps the tidy has done it all
-		proved, err := r.prove(ctx)
-		if proved {
-			r.done(pki.StepRotate, "the tidy did")
+	for range rescueRotations {
+		rebuilt, err := r.tidy(ctx)
+		if err != nil {
+			return "", err
 		}
-		if err != nil || proved {
-			return err
+		if r.report.Status == pki.RescueOver && r.report.Enough != nil && !*r.report.Enough {
+			return r.report.Verdict, nil // what is next is not ours
+		}
+		if r.tooLarge != nil { // that would be refused again
+			return "crl/rotate was refused, and no tidy takes anything off: " + r.tooLarge.Message, nil
+		}
+		if rebuilt { // perhaps the tidy has done it all
+			proved, err := r.prove(ctx)
+			if proved {
+				r.done(pki.StepRotate, "the tidy did")
+			}
+			if err != nil || proved {
+				return "", err
+			}
+		}
+		if refused := r.report.Refused; refused != "" { // what was lost since is not to be lost from the list
+			r.step = "before step 6 (crl/rotate)"
+			return "", cmp.Or(r.lost(), errors.New(refused))
+		}
+		if err := r.rotate(ctx); err != nil {
+			return "", err
+		}
+		if r.tooLarge == nil {
+			_, err = r.prove(ctx)
+			return "", cmp.Or(err, r.lost())
 		}
 	}
-	if refused := r.report.Refused; refused != "" { // what was lost since is not to be lost from the list
-		r.step = "before step 6 (crl/rotate)"
-		return cmp.Or(r.lost(), errors.New(refused))
-	}
-	if err := r.rotate(ctx); err != nil {
-		return err
-	}
-	if r.tooLarge != nil {
-		return nil
-	}
-	_, err = r.prove(ctx)
-	return cmp.Or(err, r.lost())
+	return fmt.Sprintf("crl/rotate was refused %d times: %s", rescueRotations, r.tooLarge.Message), nil
 }
 
 // lost is the error of a proof that failed, nil without one.
@@ -267,11 +292,14 @@ func (r *rescuing) tidy(ctx context.Context) (rebuilt bool, err error) {
 		// It may have failed at its end, where it writes the list; what is left
 		// decides.
 		r.step = "reading what the tidy left"
+		deleted := result.Deleted == nil || *result.Deleted > 0
+		if deleted {
+			r.tooLarge = nil // it was said of more than Vault keeps now
+		}
 		if err := r.relist(ctx); err != nil {
 			return rebuilt, err
 		}
 		r.done(pki.StepTidy, said)
-		deleted := result.Deleted == nil || *result.Deleted > 0
 		r.t.log.Debug("rescue: tidied", "mount", r.mount.Name(), "took", r.t.now().Sub(began), "status", r.report.Status)
 		if report.Run && !deleted {
 			break
@@ -307,7 +335,8 @@ func (r *rescuing) relist(ctx context.Context) error {
 	return nil
 }
 
-// rotate takes step 6. A refusal is part of the plan then, and no error.
+// rotate takes step 6. That the list is too large is part of the plan then, and
+// no error.
 func (r *rescuing) rotate(ctx context.Context) error {
 	r.step = "step 6 (crl/rotate)"
 	r.say("step 6: crl/rotate")

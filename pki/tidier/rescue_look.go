@@ -66,7 +66,7 @@ func (d *dossier) open(ctx context.Context) error {
 	}
 	for i := range d.lists {
 		if at := slices.IndexFunc(measured, func(c pki.CRL) bool { return c.Issuer.ID == d.lists[i].Issuer.ID }); at >= 0 {
-			d.lists[i].Limit = measured[at].Limit
+			d.lists[i].Limit = d.limit(measured[at].Limit)
 		}
 	}
 	if err := d.index.sort(); err != nil {
@@ -76,6 +76,15 @@ func (d *dossier) open(ctx context.Context) error {
 		return err
 	}
 	return d.askRights(ctx)
+}
+
+// limit is a limit with the mount's own max_crl_entries, which only a watch that
+// has looked at the mount's settings counts.
+func (d *dossier) limit(l crl.Limit) crl.Limit {
+	if d.config == nil || l.MaxEntries != 0 {
+		return l
+	}
+	return l.WithMaxEntries(d.config.MaxEntries)
 }
 
 // openLists reads the lists as they are served.

@@ -41,9 +41,11 @@ type Mount struct {
 	Limit      crl.Limit
 	Pace       time.Duration // how long a run takes
 
-	RunError   string // ends every run in Error, after it deleted
-	RebuildErr error  // what building a CRL answers
-	Enforce    bool   // a CRL over Limit is refused, as storage does
+	RunError   string     // ends every run in Error, after it deleted
+	RebuildErr error      // what building a CRL answers
+	Enforce    bool       // a CRL over Limit, or over Config.MaxEntries, is refused, as storage and Vault do
+	RefusedAt  int64      // the limit that such a refusal names; 0: none
+	InForce    *crl.Limit // what Enforce goes by where Limit is not what is in force
 
 	Revoked []Revocation
 	Status  pki.TidyStatus
@@ -238,6 +240,9 @@ func (m *Mount) rebuild(now time.Time) error {
 	if m.RebuildErr != nil {
 		return m.RebuildErr
 	}
+	if most := m.Config.MaxEntries; m.Enforce && most > 0 && int64(len(m.Revoked)) > most {
+		return &pki.TooLargeError{Limit: most, Message: fmt.Sprintf("error building CRL: revocation list size (%d) exceeds configured maximum (%d)", len(m.Revoked), most)}
+	}
 	m.number++
 	template := &x509.RevocationList{Number: big.NewInt(m.number), ThisUpdate: now, NextUpdate: now.Add(72 * time.Hour)}
 	for _, r := range m.Revoked {
@@ -248,8 +253,12 @@ func (m *Mount) rebuild(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if used, known := m.Limit.Used(int64(len(der)), int64(len(m.Revoked))); m.Enforce && known && used > 1 {
-		return &pki.TooLargeError{Message: fmt.Sprintf("put failed due to value being too large: %d bytes", len(der))}
+	limit := m.Limit
+	if m.InForce != nil {
+		limit = *m.InForce
+	}
+	if used, known := limit.Used(int64(len(der)), int64(len(m.Revoked))); m.Enforce && known && used > 1 {
+		return &pki.TooLargeError{Limit: m.RefusedAt, Message: fmt.Sprintf("put failed due to value being too large: %d bytes", len(der))}
 	}
 	m.der = der
 	m.list, err = crl.Scan(bytes.NewReader(der), crl.Options{})
