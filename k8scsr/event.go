@@ -27,6 +27,7 @@ var findingReasons = map[string]string{
 	RuleNeverSigned:     "RequestNotSigned",
 	RuleStale:           "RequestNotWanted",
 	RuleHeldBack:        "RequestHeldBack",
+	RuleBudget:          "IssuanceBudget",
 	RuleOverdue:         "CertificateOverdue",
 	RuleExpired:         "CertificateExpired",
 	RuleBroken:          "CertificateBroken",

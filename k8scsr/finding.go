@@ -39,6 +39,8 @@ const (
 	RuleForeign         = "csr-not-ours"
 	RuleStale           = "csr-no-longer-wanted"
 	RuleHeldBack        = "csr-held-back"
+	RuleBudget          = "issuance-budget"
+	RuleBudgetUnknown   = "issuance-budget-unknown"
 	RuleTrustMissing    = "trust-not-configured"
 	RuleTrustUnreadable = "trust-unreadable"
 	RuleSecretType      = "secret-wrong-type"

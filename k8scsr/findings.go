@@ -18,7 +18,7 @@ const (
 // was looked at.
 func Findings(s State, want Spec, now time.Time) []Finding {
 	out := append([]Finding(nil), s.Obstacles...)
-	for _, f := range []*Finding{s.pairFinding(want, now), s.lifetimeFinding(want), s.requestFinding(want, now), s.failureFinding(want, now), s.heldBackFinding(want, now), s.trustFinding(want)} {
+	for _, f := range []*Finding{s.pairFinding(want, now), s.lifetimeFinding(want), s.requestFinding(want, now), s.failureFinding(want, now), s.heldBackFinding(want, now), s.budgetFinding(want, now), s.trustFinding(want)} {
 		if f != nil {
 			out = append(out, *f)
 		}
@@ -185,7 +185,7 @@ func (s State) failureFinding(want Spec, now time.Time) *Finding {
 // somebody must be undoing what we do.
 func (s State) heldBackFinding(want Spec, now time.Time) *Finding {
 	_, due := want.due(s.Live, s.Trust, now)
-	until, why := s.Pending.holdUntil(want, s.Others, now)
+	until, why := s.Pending.holdUntil(want.grantedAs(s.Live), s.Others, now)
 	last := s.Pending.LastFailure
 	told := last != nil && last.Wanted == want.Fingerprint()
 	if want.Paused || !due || s.Pending.Active() || told || until.IsZero() {
@@ -196,6 +196,24 @@ func (s State) heldBackFinding(want Spec, now time.Time) *Finding {
 		Summary:  "the next request is held back until " + stamp(until),
 		Evidence: why,
 		Remedy:   "find out who removes or overwrites the certificate's Secret: another controller, a deployment that restores it, a second pkiwarden with other settings",
+	}
+}
+
+// budgetFinding tells that a certificate is needed and not asked for, since the
+// signer was asked for so many.
+func (s State) budgetFinding(want Spec, now time.Time) *Finding {
+	if want.Paused || len(s.Obstacles) > 0 || !NeedsBudget(s, want, now) {
+		return nil
+	}
+	until, why := s.overBudget(want, now)
+	if held, _ := s.Pending.holdUntil(want.grantedAs(s.Live), s.Others, now); until.IsZero() || !s.Pending.Active() && !held.IsZero() {
+		return nil // not held back, or for a reason of its own
+	}
+	return &Finding{
+		Rule: RuleBudget, Severity: s.severity(want, now), Subject: want.subject(), Citation: citeCSR,
+		Summary:  fmt.Sprintf("the budget of requests to signer %s is used up until %s", want.Signer, stamp(until)),
+		Evidence: why,
+		Remedy:   "see which certificates fail or are asked for again and again, by their findings, and what undoes them; those that are well are asked for all the same",
 	}
 }
 

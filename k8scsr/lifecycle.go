@@ -15,6 +15,7 @@ type State struct {
 	Others   []Request // further CSRs of this certificate by our own account; needed only while no attempt is under way
 	Trust    Trust
 	Identity Identity // ours
+	Spending Spending // of the signer's budget; needed only before a request exists
 
 	// Obstacles are what was met while observing that makes every step
 	// impossible until somebody removes it: a Secret of another type, a trust
@@ -104,8 +105,11 @@ func Next(s State, want Spec, now time.Time) Step {
 			return step
 		}
 	}
-	if until, why := s.Pending.holdUntil(want, s.Others, now); !until.IsZero() {
+	if until, why := s.Pending.holdUntil(want.grantedAs(s.Live), s.Others, now); !until.IsZero() {
 		return wait(Nothing, until, "%s; next attempt at %s", why, stamp(until))
+	}
+	if until, why := s.overBudget(want, now); !until.IsZero() {
+		return wait(Nothing, until, "the budget of signer %s is used up: %s; next attempt at %s", want.Signer, why, stamp(until))
 	}
 	if !s.Identity.Known() {
 		return wait(Nothing, now.Add(obstacleInterval), "our own identity is not known")
@@ -119,6 +123,33 @@ func Next(s State, want Spec, now time.Time) Step {
 func Due(s State, want Spec, now time.Time) bool {
 	_, due := want.due(s.Live, s.Trust, now)
 	return due
+}
+
+// NeedsBudget tells whether a request may be about to be made, for which
+// Spending must be known.
+func NeedsBudget(s State, want Spec, now time.Time) bool {
+	if s.Pending.Active() {
+		return s.Request == nil && s.Pending.CSRUID == ""
+	}
+	return Due(s, want, now)
+}
+
+// overBudget tells until when the signer must not be asked, and why; zero when it
+// may. A certificate that does not fail and was not asked for more often than
+// it needs has room that repeats cannot use up.
+func (s State) overBudget(want Spec, now time.Time) (time.Time, string) {
+	earlier := len(s.Pending.recent(now))
+	if s.Pending.Active() {
+		earlier-- // the attempt under way
+	}
+	listed := 0 // where the record was lost, the requests themselves still tell
+	for _, other := range s.Others {
+		if inLastHour(other.CreatedAt, now) {
+			listed++
+		}
+	}
+	earlier = max(earlier, listed)
+	return s.Spending.holdUntil(earlier >= perHour(want.Period(s.Live)) || s.Pending.LastFailure != nil, now)
 }
 
 // rest is the step while the live certificate is good.
@@ -175,6 +206,9 @@ func (s State) withoutRequest(want Spec, now time.Time) Step {
 		return wait(Nothing, now.Add(obstacleInterval), "our own identity is not known")
 	case !p.knows(s.Identity.PodUID):
 		return Step{Kind: RecordRequester, Reason: "the key was stored by another pod", LookAgainAt: now, Record: p.joinedBy(s.Identity.PodUID)}
+	}
+	if until, why := s.overBudget(want, now); !until.IsZero() {
+		return wait(Nothing, until, "the budget of signer %s is used up: %s; next attempt at %s", want.Signer, why, stamp(until))
 	}
 	return Step{Kind: CreateRequest, Reason: "the next key is stored", LookAgainAt: now, Result: ResultCreated}
 }

@@ -78,11 +78,8 @@ const spreadFrom = 24 * time.Hour
 // that replicas do not expire together: at most half the way to AlertAt, and
 // only for lifetimes of a day or more.
 func (s Spec) Schedule(leaf *x509.Certificate, issuedAt time.Time) Schedule {
-	start := leaf.NotBefore
-	if issuedAt.After(start) && issuedAt.Before(leaf.NotAfter) {
-		start = issuedAt
-	}
-	life := leaf.NotAfter.Sub(start)
+	life := s.life(leaf, issuedAt)
+	start := leaf.NotAfter.Add(-life)
 	at := func(share float64) time.Time {
 		return start.Add(time.Duration(share * float64(life)))
 	}
@@ -91,6 +88,15 @@ func (s Spec) Schedule(leaf *x509.Certificate, issuedAt time.Time) Schedule {
 		renewAt += (s.AlertAt - s.RenewAt) / 2 * spread(s.Name)
 	}
 	return Schedule{RenewAt: at(renewAt), AlertAt: at(s.AlertAt), CriticalAt: at(s.CriticalAt)}
+}
+
+// life is what Schedule takes for the lifetime granted.
+func (s Spec) life(leaf *x509.Certificate, issuedAt time.Time) time.Duration {
+	start := leaf.NotBefore
+	if issuedAt.After(start) && issuedAt.Before(leaf.NotAfter) {
+		start = issuedAt
+	}
+	return leaf.NotAfter.Sub(start)
 }
 
 // spread maps a name to a number in [0, 1).

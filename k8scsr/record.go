@@ -196,11 +196,26 @@ func hourAfter(times []time.Time) time.Time {
 	return times[len(times)-attemptsPerHour].Add(time.Hour)
 }
 
-// requestsPerHour is how many requests that succeed are plausible: twice what
+// requestsPerHour is how many requests that succeed are plausible: three times what
 // the lifetime needs, and at least six. More means that somebody else keeps
 // undoing our work; from then on they are heldBack apart, so that neither a
 // signer's limits are used up nor a certificate stays away for long.
+//
+// The lifetime is the one granted, where that is shorter than what is asked for;
+// a clock ahead of the signer's makes it look shorter still.
 func (s Spec) requestsPerHour() int {
-	period := time.Duration(s.RenewAt * float64(s.Lifetime))
-	return max(attemptsPerHour, int(2*time.Hour/max(period, time.Minute)))
+	lifetime := s.Lifetime
+	if s.granted > 0 {
+		lifetime = min(lifetime, s.granted)
+	}
+	period := time.Duration(s.RenewAt * float64(lifetime))
+	return max(attemptsPerHour, int(3*time.Hour/max(period, time.Minute)))
+}
+
+// grantedAs is the Spec for what the live certificate was granted.
+func (s Spec) grantedAs(live Live) Spec {
+	if live.Leaf != nil {
+		s.granted = s.life(live.Leaf, live.IssuedAt)
+	}
+	return s
 }

@@ -62,6 +62,8 @@ type Spec struct {
 
 	Approve bool // approve our own requests under the exact-match policy
 	Paused  bool // observe and report, change nothing
+
+	granted time.Duration // of the certificate in use, 0 where it is not known
 }
 
 // What fits into a certificate: ub-common-name and ub-organization-name of

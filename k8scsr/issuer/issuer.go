@@ -53,6 +53,7 @@ type Options struct {
 	Client       kubernetes.Interface
 	Certificates []Certificate
 	Namespace    string                // where a Certificate names none
+	State        State                 // keeps the record of requests; default: none, and the signers have no budget
 	Interval     time.Duration         // between two looks at a certificate at most; default one minute
 	Log          *slog.Logger          // default slog.Default()
 	Registerer   prometheus.Registerer // default: none
@@ -66,6 +67,7 @@ type Options struct {
 // Issuer does the cluster's work for a set of certificates.
 type Issuer struct {
 	client       kubernetes.Interface
+	state        State // nil: none
 	certificates []*Certificate
 	interval     time.Duration
 	log          *slog.Logger
@@ -79,7 +81,11 @@ type Issuer struct {
 	mu       sync.Mutex          // held by Once
 	said     map[string]string   // last log line per certificate
 	identity k8scsr.Identity     // ours, as found by the Once under way
+	books    *books              // as the Once under way opened them; nil: not yet
 	outlooks map[string]*outlook // by the certificate's label; its keys never change
+
+	booksAt      time.Time // when they were opened last
+	booksProblem error     // what was met then, or since
 
 	watched  sync.Mutex         // guards versions, which Watch writes beside Once
 	versions map[string]version // by the certificate's label
@@ -89,7 +95,7 @@ type Issuer struct {
 // certificate at once. It starts nothing.
 func New(o Options) (*Issuer, error) {
 	i := &Issuer{
-		client: o.Client, interval: cmp.Or(o.Interval, time.Minute), log: o.Log, registerer: o.Registerer,
+		client: o.Client, state: o.State, interval: cmp.Or(o.Interval, time.Minute), log: o.Log, registerer: o.Registerer,
 		now: o.Now, report: o.Report, chance: o.Chance,
 		metrics: newMetrics(), said: map[string]string{}, outlooks: map[string]*outlook{},
 	}
@@ -225,6 +231,9 @@ func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, f
 		i.metrics.observe(c, o.Live)
 		look := i.outlooks[c.label]
 		look.seen, look.about = o.waitsFor(), c.about(o)
+		if o.Live.Leaf != nil {
+			look.period = c.Spec.Period(o.Live)
+		}
 		findings = k8scsr.Findings(o.State, c.Spec, now)
 		step := k8scsr.Next(o.State, c.Spec, now)
 		i.say(c, step)

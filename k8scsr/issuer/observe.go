@@ -98,7 +98,7 @@ func (i *Issuer) observeRequests(ctx context.Context, c *Certificate, o *observa
 			return i.client.CertificatesV1().CertificateSigningRequests().Get(ctx, o.Pending.CSRName, metav1.GetOptions{})
 		})
 		if apierrors.IsNotFound(err) {
-			return nil
+			return i.observeBudget(ctx, c, o, now)
 		}
 		if err != nil {
 			return err
@@ -120,7 +120,10 @@ func (i *Issuer) observeRequests(ctx context.Context, c *Certificate, o *observa
 			o.Others = append(o.Others, o.remember(&list.Items[n]))
 		}
 	}
-	return i.checkOrphans(ctx, c, o)
+	if err := i.checkOrphans(ctx, c, o); err != nil {
+		return err
+	}
+	return i.observeBudget(ctx, c, o, now)
 }
 
 // checkOrphans makes sure that open requests are left over from an earlier

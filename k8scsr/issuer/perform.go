@@ -32,6 +32,9 @@ func (i *Issuer) perform(ctx context.Context, c *Certificate, o *observation, st
 	case k8scsr.DropPending:
 		return i.writeNext(ctx, c, o, step.Record, nil)
 	case k8scsr.CreateRequest:
+		if err := i.spend(ctx, c, o, now); err != nil {
+			return err
+		}
 		return i.createRequest(ctx, c, o)
 	case k8scsr.Approve, k8scsr.Deny:
 		return i.decide(ctx, o, step)

@@ -19,8 +19,9 @@ import (
 type outlook struct {
 	pace     k8scsr.Pace
 	findings []k8scsr.Finding
-	err      error   // of the last look; nil: it worked
-	seen     version // of the request that it waits for
+	err      error         // of the last look; nil: it worked
+	seen     version       // of the request that it waits for
+	period   time.Duration // from one renewal to the next, as was granted; 0 where that is not known
 
 	about corev1.ObjectReference     // what its events are about
 	done  []k8scsr.Event             // of the steps of the look under way
@@ -53,6 +54,7 @@ func (i *Issuer) round(ctx context.Context, due func(*Certificate, *outlook) boo
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.identity = k8scsr.Identity{}
+	i.checkBooks(ctx)
 	next = i.now().Add(i.interval)
 	var down error // the API cannot be dialled: the next one would fail alike
 	for _, c := range i.certificates {
@@ -87,6 +89,9 @@ func (i *Issuer) round(ctx context.Context, due func(*Certificate, *outlook) boo
 // sum reports what all the certificates' last looks left.
 func (i *Issuer) sum(next time.Time) (time.Time, error) {
 	findings := []k8scsr.Finding{}
+	if f := i.booksFinding(); f != nil {
+		findings = append(findings, *f)
+	}
 	var errs []error
 	for _, c := range i.certificates {
 		o := i.outlooks[c.label]

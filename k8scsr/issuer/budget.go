@@ -1,0 +1,189 @@
+package issuer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pkiwarden/pkiwarden/k8scsr"
+	"github.com/pkiwarden/pkiwarden/pki"
+)
+
+// State keeps small values under compare-and-swap.
+type State interface {
+	// Get returns nil and "" where there is no value.
+	Get(ctx context.Context, key string) (data []byte, version string, err error)
+	// Put replaces what Get returned with the given version, "" where there was
+	// nothing. Its error wraps [pki.ErrConflict] where the value is another one
+	// by now; nothing is written then.
+	Put(ctx context.Context, key string, data []byte, version string) (newVersion string, err error)
+}
+
+// stateKey is the one record of all certificates.
+const stateKey = "certificates"
+
+// books are the record of requests as one round knows it.
+type books struct {
+	ledger  k8scsr.Ledger
+	version string
+	problem error                  // why the record cannot be used; then the requests in the cluster are counted
+	listed  map[string][]time.Time // those, by signer; nil until they are needed
+}
+
+// openBooks reads the record once in a round; a write that meets another version
+// closes them. A record that cannot be read, or not written, is doubt: it is
+// told, and what the requests tell that the cluster still has is counted. One
+// that was damaged is left for somebody to look at.
+func (i *Issuer) openBooks(ctx context.Context) *books {
+	if i.books != nil {
+		return i.books
+	}
+	b := &books{}
+	i.books, i.booksAt = b, i.now()
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	data, version, err := i.state.Get(ctx, stateKey)
+	if err == nil {
+		b.version = version
+		b.ledger, err = k8scsr.ParseLedger(data)
+	}
+	b.problem, i.booksProblem = err, err
+	return b
+}
+
+// checkBooks looks at the record when the work begins, and again while it cannot
+// be used: that is told before it is needed.
+func (i *Issuer) checkBooks(ctx context.Context) {
+	i.books = nil
+	now := i.now()
+	if i.state == nil || !i.booksAt.IsZero() && (i.booksProblem == nil || now.Sub(i.booksAt) < i.interval && !now.Before(i.booksAt)) {
+		return
+	}
+	i.openBooks(ctx)
+}
+
+// observeBudget reads what the signer was asked for.
+func (i *Issuer) observeBudget(ctx context.Context, c *Certificate, o *observation, now time.Time) error {
+	if i.state == nil || !k8scsr.NeedsBudget(o.State, c.Spec, now) {
+		return nil
+	}
+	b := i.openBooks(ctx)
+	o.Spending.Budget = i.budget(c.Spec.Signer)
+	if b.problem == nil && b.version != "" {
+		o.Spending.Counted = b.ledger.Counts(c.label, o.Pending.CSRName)
+		o.Spending.Account = b.ledger.Signers[c.Spec.Signer]
+		return nil
+	}
+	if b.listed == nil {
+		var err error
+		if b.listed, err = i.listRequests(ctx, o.Identity); err != nil {
+			return err
+		}
+		n := 0
+		for _, times := range b.listed {
+			n += len(times)
+		}
+		if b.problem == nil { // there is no record: the first one, or it was lost
+			i.log.Info("there is no record of earlier requests; those that the cluster still has are counted", "requests", n)
+			b.ledger.Signers = map[string]*k8scsr.Account{}
+			for signer, times := range b.listed {
+				b.ledger.Signers[signer] = k8scsr.AccountOf(times, now)
+			}
+		}
+	}
+	if b.problem == nil {
+		o.Spending.Account = b.ledger.Signers[c.Spec.Signer]
+		return nil
+	}
+	o.Spending.Account = k8scsr.AccountOf(b.listed[c.Spec.Signer], now)
+	return nil
+}
+
+// budget is that of a signer, for the certificates that are declared and what
+// they were granted.
+func (i *Issuer) budget(signer string) k8scsr.Budget {
+	var periods []time.Duration
+	for _, c := range i.certificates {
+		if c.Spec.Signer == signer {
+			period := c.Spec.Period(k8scsr.Live{})
+			if granted := i.outlooks[c.label].period; granted > 0 {
+				period = min(period, granted)
+			}
+			periods = append(periods, period)
+		}
+	}
+	return k8scsr.BudgetFor(periods)
+}
+
+// spend counts a request that is about to be made. The record is written first,
+// and only if it is the one that was decided on.
+func (i *Issuer) spend(ctx context.Context, c *Certificate, o *observation, now time.Time) error {
+	if i.state == nil || o.Spending.Counted {
+		return nil
+	}
+	b := i.books
+	if b == nil { // it was not observed
+		return errChanged
+	}
+	if b.problem != nil {
+		b.listed[c.Spec.Signer] = append(b.listed[c.Spec.Signer], now)
+		return nil
+	}
+	next := b.ledger.Spend(c.Spec.Signer, c.label, c.Namespace+"/"+c.Secret, o.Pending.CSRName, now)
+	data, err := next.Encode()
+	if err == nil {
+		var version string
+		short, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		if version, err = i.state.Put(short, stateKey, data, b.version); err == nil {
+			b.ledger, b.version = next, version
+			return nil
+		}
+	}
+	if errors.Is(err, pki.ErrConflict) {
+		i.books = nil
+	} else {
+		b.problem, i.booksProblem = err, err
+	}
+	return errChanged // observe again, and decide on what is known then
+}
+
+// listRequests are the times of all our requests that the cluster still has, by
+// signer.
+func (i *Issuer) listRequests(ctx context.Context, us k8scsr.Identity) (map[string][]time.Time, error) {
+	out := map[string][]time.Time{}
+	o := metav1.ListOptions{LabelSelector: LabelCertificate, Limit: listLimit}
+	for {
+		list, err := do(ctx, call{"list", "certificatesigningrequests", "", ""}, func(ctx context.Context) (*certificatesv1.CertificateSigningRequestList, error) {
+			return i.client.CertificatesV1().CertificateSigningRequests().List(ctx, o)
+		})
+		if err != nil {
+			return nil, err
+		}
+		for n := range list.Items {
+			if r := condense(&list.Items[n]); us.Account(r.Requester) {
+				out[r.Signer] = append(out[r.Signer], r.CreatedAt)
+			}
+		}
+		if o.Continue = list.Continue; o.Continue == "" {
+			return out, nil
+		}
+	}
+}
+
+// booksFinding tells that the record of requests cannot be used; nil when it can.
+func (i *Issuer) booksFinding() *k8scsr.Finding {
+	if i.booksProblem == nil {
+		return nil
+	}
+	return &k8scsr.Finding{
+		Rule: k8scsr.RuleBudgetUnknown, Severity: k8scsr.Unknown, Subject: "certificates",
+		Summary:  "how often the signers were asked within a day is not known: the record cannot be read or written",
+		Evidence: fmt.Sprint(i.booksProblem),
+		Remedy:   "see the message; until then those requests are counted that the cluster still has, which finished ones leave after an hour",
+	}
+}
