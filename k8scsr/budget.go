@@ -12,7 +12,7 @@ import (
 // hour or the day and over all names, and then nobody gets a certificate; but a
 // whole fleet must be able to be born, or to be renewed after a CA is replaced,
 // at once. So there is room for each certificate to be asked for at least twice
-// an hour and four times a day, more often where its lifetime needs that, and
+// an hour and six times a day, more often where its lifetime needs that, and
 // for what one certificate that fails for good makes of it on its own (six an
 // hour, some fifty a day; see Record), twice. Of this, what repeats may use no
 // more than leaves each certificate one request an hour: so certificates that
@@ -45,28 +45,33 @@ func BudgetFor(periods []time.Duration) Budget {
 	for _, period := range periods {
 		period = max(period, time.Minute)
 		hour += perHour(period)
-		day += max(2, int(24*time.Hour/period)+1)
+		day += perDay(period)
 	}
 	return Budget{
 		Hour: repeatsPerHour + 2*hour, RepeatsHour: repeatsPerHour + hour,
-		Day: repeatsPerDay + 2*day, RepeatsDay: repeatsPerDay + day,
+		Day: repeatsPerDay + 3*day, RepeatsDay: repeatsPerDay + day,
 	}
 }
 
 // perHour is how often a certificate is asked for within an hour that is well.
 func perHour(period time.Duration) int { return int(time.Hour/max(period, time.Minute)) + 1 }
 
+func perDay(period time.Duration) int { return max(2, int(24*time.Hour/max(period, time.Minute))+1) }
+
 // Ledger counts the requests that were made, by signer. It is kept outside of
 // the process, so that restarts do not forget them.
 type Ledger struct {
 	Version int                 `json:"version"`
 	Signers map[string]*Account `json:"signers,omitempty"`
-	// Counted names the request that was counted last for each certificate, so
-	// that one that is tried again is not counted twice.
-	Counted map[string]string `json:"counted,omitempty"`
-	// Secrets are those of the certificates that were ever asked for, for which
-	// a next key may be stored: "namespace/name" of the live Secret.
-	Secrets map[string]string `json:"secrets,omitempty"`
+	// Certificates are those that were asked for, by their label.
+	Certificates map[string]*Entry `json:"certificates,omitempty"`
+}
+
+// Entry is what is known of one certificate's requests.
+type Entry struct {
+	Secret  string        `json:"secret,omitempty"`  // "namespace/name" of the live Secret, beside which a next key may be stored
+	Request string        `json:"request,omitempty"` // tells the one that was counted last, so that it is not counted twice when it is tried again
+	Asked   map[int64]int `json:"asked,omitempty"`   // requests of the last day, by half days since 1970
 }
 
 // LedgerVersion is the layout of Ledger that this package writes.
@@ -80,7 +85,10 @@ type Account struct {
 	Hours map[int64]int `json:"hours,omitempty"`
 }
 
-const tenMinutes = 10 * time.Minute
+const (
+	tenMinutes = 10 * time.Minute
+	halfDay    = 12 * time.Hour
+)
 
 // ParseLedger reads what Encode wrote; nothing is a new Ledger.
 func ParseLedger(data []byte) (Ledger, error) {
@@ -99,6 +107,11 @@ func ParseLedger(data []byte) (Ledger, error) {
 			return Ledger{}, fmt.Errorf("parsing the record of requests: signer %s has none", signer)
 		}
 	}
+	for certificate, e := range l.Certificates {
+		if e == nil {
+			return Ledger{}, fmt.Errorf("parsing the record of requests: certificate %s has none", certificate)
+		}
+	}
 	return l, nil
 }
 
@@ -106,11 +119,15 @@ func ParseLedger(data []byte) (Ledger, error) {
 const maxLedger = 60 << 10
 
 // Encode is the Ledger as it is kept, at most 60 KiB. Where it would be larger,
-// it no longer tells which requests were counted, and then which keys are
-// stored: some are then counted twice, and some keys may stay.
+// it forgets certificates that were not asked for within a day, and then all.
 func (l Ledger) Encode() ([]byte, error) {
-	for _, drop := range []func(){func() {}, func() { l.Counted = nil }, func() { l.Secrets = nil }} {
-		drop()
+	for _, forget := range []func(string, *Entry) bool{
+		func(string, *Entry) bool { return false },
+		func(_ string, e *Entry) bool { return len(e.Asked) == 0 },
+		func(string, *Entry) bool { return true },
+	} {
+		l.Certificates = maps.Clone(l.Certificates)
+		maps.DeleteFunc(l.Certificates, forget)
 		data, err := json.Marshal(l)
 		if err != nil {
 			return nil, fmt.Errorf("encoding the record of requests: %w", err)
@@ -124,7 +141,20 @@ func (l Ledger) Encode() ([]byte, error) {
 
 // Counts tells whether the request was counted already.
 func (l Ledger) Counts(certificate, request string) bool {
-	return request != "" && l.Counted[certificate] == tail(request)
+	e := l.Certificates[certificate]
+	return e != nil && request != "" && e.Request == tail(request)
+}
+
+// Asked is how often the certificate was asked for within a day, a part of half
+// a day before that included.
+func (l Ledger) Asked(certificate string, now time.Time) int {
+	sum := 0
+	if e := l.Certificates[certificate]; e != nil {
+		for _, n := range within(e.Asked, halfDay, 24*time.Hour, now) {
+			sum += n
+		}
+	}
+	return sum
 }
 
 // tail is what tells a request's name from others: it ends in chance.
@@ -134,7 +164,7 @@ func tail(request string) string { return request[max(0, len(request)-16):] }
 // that is kept in the Secret. What is older than a
 // day is left out, and so are signers that were not asked since.
 func (l Ledger) Spend(signer, certificate, secret, request string, now time.Time) Ledger {
-	out := Ledger{Version: LedgerVersion, Signers: map[string]*Account{}, Counted: maps.Clone(l.Counted), Secrets: maps.Clone(l.Secrets)}
+	out := Ledger{Version: LedgerVersion, Signers: map[string]*Account{}, Certificates: map[string]*Entry{}}
 	for name, a := range l.Signers {
 		if kept := a.since(now); len(kept.Hours) > 0 {
 			out.Signers[name] = kept
@@ -144,14 +174,16 @@ func (l Ledger) Spend(signer, certificate, secret, request string, now time.Time
 		out.Signers[signer] = &Account{Tens: map[int64]int{}, Hours: map[int64]int{}}
 	}
 	out.Signers[signer].add(now)
-	if out.Counted == nil {
-		out.Counted = map[string]string{}
+	for name, e := range l.Certificates {
+		out.Certificates[name] = &Entry{e.Secret, e.Request, within(e.Asked, halfDay, 24*time.Hour, now)}
 	}
-	out.Counted[certificate] = tail(request)
-	if out.Secrets == nil {
-		out.Secrets = map[string]string{}
+	e := out.Certificates[certificate]
+	if e == nil {
+		e = &Entry{Asked: map[int64]int{}}
+		out.Certificates[certificate] = e
 	}
-	out.Secrets[certificate] = secret
+	e.Secret, e.Request = secret, tail(request)
+	e.Asked[bucket(now, halfDay)]++
 	return out
 }
 
@@ -174,16 +206,16 @@ func (a *Account) add(at time.Time) {
 // since is what counts at now. What lies in the future, after a clock jumped
 // back, is forgotten.
 func (a *Account) since(now time.Time) *Account {
-	out := &Account{Tens: map[int64]int{}, Hours: map[int64]int{}}
-	keep := func(to, from map[int64]int, width, window time.Duration) {
-		for b, n := range from {
-			if b > bucket(now.Add(-window), width)-1 && b <= bucket(now.Add(clockSkew), width) && n > 0 {
-				to[b] = n
-			}
+	return &Account{Tens: within(a.Tens, tenMinutes, time.Hour, now), Hours: within(a.Hours, time.Hour, 24*time.Hour, now)}
+}
+
+func within(counts map[int64]int, width, window time.Duration, now time.Time) map[int64]int {
+	out := map[int64]int{}
+	for b, n := range counts {
+		if b >= bucket(now.Add(-window), width) && b <= bucket(now.Add(clockSkew), width) && n > 0 {
+			out[b] = n
 		}
 	}
-	keep(out.Tens, a.Tens, tenMinutes, time.Hour)
-	keep(out.Hours, a.Hours, time.Hour, 24*time.Hour)
 	return out
 }
 
@@ -193,6 +225,7 @@ type Spending struct {
 	Budget  Budget
 	Account *Account // nil: nothing was counted, nothing is bounded
 	Counted bool     // the request under way is in it already
+	Asked   int      // for this certificate within a day
 }
 
 // holdUntil is when there is room again, and why there is none; zero when there

@@ -149,7 +149,9 @@ func (s State) overBudget(want Spec, now time.Time) (time.Time, string) {
 		}
 	}
 	earlier = max(earlier, listed)
-	return s.Spending.holdUntil(earlier >= perHour(want.Period(s.Live)) || s.Pending.LastFailure != nil, now)
+	period := want.Period(s.Live)
+	repeats := earlier >= perHour(period) || s.Spending.Asked >= 2*perDay(period) || s.Pending.LastFailure != nil
+	return s.Spending.holdUntil(repeats, now)
 }
 
 // rest is the step while the live certificate is good.

@@ -75,7 +75,7 @@ func (i *Issuer) observeBudget(ctx context.Context, c *Certificate, o *observati
 	o.Spending.Budget = i.budget(c.Spec.Signer)
 	if b.problem == nil && b.version != "" {
 		o.Spending.Counted = b.ledger.Counts(c.label, o.Pending.CSRName)
-		o.Spending.Account = b.ledger.Signers[c.Spec.Signer]
+		o.Spending.Account, o.Spending.Asked = b.ledger.Signers[c.Spec.Signer], b.ledger.Asked(c.label, now)
 		return nil
 	}
 	if b.listed == nil {
