@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -242,33 +243,56 @@ func estimateUnknown(o Observation, _ Policy, d Decision, _ time.Time) (Finding,
 	return f, true
 }
 
-// permissions makes one finding of each capability that was missed while
-// looking, or in the last run.
+// permissions makes one finding of the capabilities that were missed while
+// looking, or in the last run. What keeps a run from being begun comes first.
 func permissions(o Observation) []Finding {
 	denied := slices.Clone(o.Denied)
 	if last := o.Record.Last(); last != nil && last.Denied != nil {
 		denied = append(denied, *last.Denied)
 	}
-	slices.SortFunc(denied, func(a, b PermissionError) int {
-		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Capability, b.Capability))
-	})
-	var found []Finding
-	for _, e := range slices.Compact(denied) {
-		remedy := fmt.Sprintf("add to the Vault policy: path %q { capabilities = [%q] }", e.Path, e.Capability)
-		if e.InvalidToken {
-			remedy = "see why the login to Vault does not hold"
-		}
-		found = append(found, Finding{
-			Rule:     "tidy-permission",
-			Severity: Warning,
-			Subject:  "mount " + o.Mount.Name(),
-			Summary:  "Vault refused what the tidy of this mount needs.",
-			Evidence: e.Error(),
-			Remedy:   remedy,
-			Citation: "Vault documentation: policies, capabilities",
-		})
+	if len(denied) == 0 {
+		return nil
 	}
-	return found
+	blocking := []PermissionError{StatusRight(o.Mount), TidyRight(o.Mount), RotateRight(o.Mount)}
+	rank := func(e PermissionError) int {
+		if at := slices.Index(blocking, e); at >= 0 {
+			return at
+		}
+		return len(blocking)
+	}
+	slices.SortFunc(denied, func(a, b PermissionError) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Path, b.Path), cmp.Compare(a.Capability, b.Capability))
+	})
+	var evidence, grants []string
+	login := false
+	for _, e := range slices.Compact(denied) {
+		evidence = append(evidence, e.Error())
+		if e.InvalidToken {
+			login = true
+			continue
+		}
+		grants = append(grants, fmt.Sprintf("path %q { capabilities = [%q] }", e.Path, e.Capability))
+	}
+	var remedy []string
+	if login {
+		remedy = append(remedy, "see why the login to Vault does not hold")
+	}
+	if len(grants) > 0 {
+		remedy = append(remedy, "add to the Vault policy: "+strings.Join(grants, " "))
+	}
+	f := Finding{
+		Rule:     "tidy-permission",
+		Severity: Warning,
+		Subject:  "mount " + o.Mount.Name(),
+		Summary:  "Vault refused what the tidy of this mount needs.",
+		Evidence: strings.Join(evidence, "; "),
+		Remedy:   strings.Join(remedy, "; "),
+		Citation: "Vault documentation: policies, capabilities",
+	}
+	if o.Status == nil && slices.Contains(o.Denied, StatusRight(o.Mount)) {
+		f.Summary = "No tidy of this mount can begin: Vault does not let tidy-status be read."
+	}
+	return []Finding{f}
 }
 
 func beforeAfter(r Run) string {

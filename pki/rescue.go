@@ -205,6 +205,12 @@ func TidyRight(m Mount) PermissionError {
 	return PermissionError{Path: m.Path + "/tidy", Capability: "update"}
 }
 
+// StatusRight is the right to see whether a run is on, without which none is
+// begun.
+func StatusRight(m Mount) PermissionError {
+	return PermissionError{Path: m.Path + "/tidy-status", Capability: "read"}
+}
+
 // RotateRight is the right to have the lists rebuilt.
 func RotateRight(m Mount) PermissionError {
 	return PermissionError{Path: m.Path + "/crl/rotate", Capability: "read"}

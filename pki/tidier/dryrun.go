@@ -16,6 +16,9 @@ func (t *Tidier) rehearse(ctx context.Context, v *view, p pki.Policy) (string, e
 	if v.decision.Verdict == pki.Follow {
 		return reason, nil
 	}
+	if v.statusErr != nil {
+		reason += "; a run would not be begun: " + v.statusErr.Error()
+	}
 	lacks, err := t.lacks(ctx, v, p)
 	if lacks != "" {
 		reason += "; " + lacks

@@ -21,6 +21,7 @@ type view struct {
 	version string // of record, in the state
 
 	lookedAt    time.Time // zero: not looked at
+	statusErr   error     // the missing right because of which tidy-status is not known, nil where it is
 	observation pki.Observation
 	decision    pki.Decision
 }
@@ -102,6 +103,7 @@ func (t *Tidier) look(ctx context.Context, s *survey, m pki.Mount, p pki.Policy,
 		if err := note(&o, err); err != nil {
 			return nil, err
 		}
+		v.statusErr = err
 	} else {
 		status := s.statuses[m]
 		o.Status = &status

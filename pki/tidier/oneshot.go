@@ -63,7 +63,8 @@ var ErrNoMount = errors.New("no PKI mount to tidy")
 // Tidy looks at each mount asked for and does what is decided, one after the
 // other, in the order in which Once takes them. It returns a Report for each
 // mount that it could look at, in that order, with an error where a mount could not be looked at or is not there, where none
-// is selected ([ErrNoMount]), where Vault refused a run, where one of
+// is selected ([ErrNoMount]), where Vault refused a run or to say whether one is
+// on, where one of
 // pkiwarden's failed or got lost, whoever started it, and where ctx ended before
 // the proof. A run that is not due, or is somebody else's, is no error.
 func (t *Tidier) Tidy(ctx context.Context, r Request) ([]Report, error) {
@@ -200,6 +201,9 @@ func (t *Tidier) tidyMount(ctx context.Context, v *view, p pki.Policy, r Request
 		case r.DryRun:
 			report.Reason, err = t.rehearse(ctx, v, p)
 			return report, err
+		case v.statusErr != nil:
+			report.Reason += "; " + v.statusErr.Error()
+			return report, v.statusErr
 		case v.decision.Settling && r.Wait:
 			t.log.Warn("waiting before tidy", "mount", v.mount.Name(), "reason", v.decision.Reason)
 			if err := sleep(ctx, v.decision.Until.Sub(t.now())); err != nil {

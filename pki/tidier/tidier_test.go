@@ -438,10 +438,27 @@ func TestPermissionLost(t *testing.T) {
 	t.Run("status", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t)
-			w.vault.Before = denied("TidyStatus", "pki/tidy-status", "read")
+			status := denied("TidyStatus", "pki/tidy-status", "read")
+			config := denied("CRLConfig", "pki/config/crl", "read")
+			w.vault.Before = func(op string, m pki.Mount) error { return errors.Join(status(op, m), config(op, m)) }
 			w.once(w.instance("pod-1"))
 			if w.mount.Runs != 0 || len(w.findings) != 1 || w.findings[0].Rule != "tidy-permission" {
-				t.Errorf("%d runs, findings %+v", w.mount.Runs, w.findings)
+				t.Fatalf("%d runs, findings %+v", w.mount.Runs, w.findings)
+			}
+			const first, second = `permission denied: needs capability "read" on path "pki/tidy-status"`, `permission denied: needs capability "read" on path "pki/config/crl"`
+			if f := w.findings[0]; f.Evidence != first+"; "+second || !strings.Contains(f.Summary, "tidy-status") || !strings.Contains(f.Remedy, `path "pki/config/crl"`) {
+				t.Errorf("finding %+v", f)
+			}
+
+			// Who asks is told by the exit code that nothing was done.
+			reports, err := w.instance("job").Tidy(t.Context(), tidier.Request{Wait: true})
+			var missing *pki.PermissionError
+			if !errors.As(err, &missing) || !strings.Contains(err.Error(), first) || len(reports) != 1 || reports[0].Run || !strings.Contains(reports[0].Reason, first) {
+				t.Errorf("%+v, %v", reports, err)
+			}
+			reports, err = w.instance("job").Tidy(t.Context(), tidier.Request{DryRun: true})
+			if err != nil || len(reports) != 1 || !strings.Contains(reports[0].Reason, "; a run would not be begun: "+first) {
+				t.Errorf("dry run: %+v, %v", reports, err)
 			}
 		})
 	})
