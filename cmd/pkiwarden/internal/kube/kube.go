@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/transport"
 )
 
 // ErrNoCluster says that no Kubernetes was configured or found.
@@ -44,7 +45,8 @@ type Cluster struct {
 // The client does not follow redirects, ends each request but a watch after
 // Options.Timeout, and reads at most 32 MiB of its answer. It does not wait and
 // try again when the server asks for that (Retry-After): the error says so at
-// once, and whoever called decides.
+// once, and whoever called decides. A token file is read again once a minute,
+// and after an answer 401.
 func New(o Options) (*Cluster, error) {
 	config, namespace, err := find(o.Kubeconfig)
 	if err != nil {
@@ -61,6 +63,13 @@ func New(o Options) (*Cluster, error) {
 		config.Burst = 40
 	}
 	config.UserAgent = "pkiwarden/" + o.Version
+	if config.BearerTokenFile != "" {
+		// client-go reads the file once a minute. This way it does so, too,
+		// for the request after one that the API server did not know us by.
+		tokens := transport.NewCachedFileTokenSource(config.BearerTokenFile)
+		config.BearerToken, config.BearerTokenFile = "", ""
+		config.Wrap(transport.ResettableTokenSourceWrapTransport(tokens))
+	}
 	timeout := o.Timeout
 	if timeout <= 0 {
 		timeout = 30 * time.Second
