@@ -56,6 +56,9 @@ type Options struct {
 	// of its own: after a run that failed the time it names counts too, and
 	// [Loop.Wake] works. Failed it has all the same: no heartbeat.
 	OwnPace bool
+	// Eager lets [Loop.Wake] end the back-off after a failure: for units that
+	// are woken only where what failed may have been mended.
+	Eager bool
 
 	Log     *slog.Logger // default: slog.Default()
 	Metrics *Metrics     // default: none
@@ -96,7 +99,7 @@ func New(o Options) (*Loop, error) {
 
 // Wake asks for a run at once. While a run is under way it asks for one more
 // after it; several calls before that run count as one. It never blocks, and
-// it never shortens the back-off after a failure, but with OwnPace.
+// it never shortens the back-off after a failure, but with OwnPace or Eager.
 func (l *Loop) Wake() {
 	select {
 	case l.wake <- struct{}{}:
@@ -124,14 +127,11 @@ func (l *Loop) Run(ctx context.Context) error {
 				failing = Policy{}.backoff()
 			}
 			pause, _ := failing.Next()
-			l.sleep(ctx, pause, nil)
+			l.rest(ctx, pause, l.o.Eager)
 			continue
 		}
 		failing = nil
-		if !l.sleep(ctx, minPause, nil) {
-			return nil
-		}
-		l.sleep(ctx, l.until(next, now)-minPause, l.wake)
+		l.rest(ctx, l.until(next, now), true)
 	}
 	return nil
 }
@@ -146,6 +146,17 @@ func (l *Loop) until(next, now time.Time) time.Duration {
 		return pause
 	}
 	return min(max(next.Sub(now), minNext), pause)
+}
+
+// rest is a pause that Wake ends early where it may, but not at once.
+func (l *Loop) rest(ctx context.Context, pause time.Duration, eager bool) {
+	if !eager {
+		l.sleep(ctx, pause, nil)
+		return
+	}
+	if l.sleep(ctx, minPause, nil) {
+		l.sleep(ctx, pause-minPause, l.wake)
+	}
 }
 
 // sleep waits for d, for a wake-up, or for the end of ctx, and says whether

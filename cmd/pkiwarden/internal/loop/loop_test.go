@@ -159,6 +159,36 @@ func TestLoopWake(t *testing.T) {
 	})
 }
 
+// TestLoopEager: what failed is tried again when woken, else after its back-off,
+// which goes on growing.
+func TestLoopEager(t *testing.T) {
+	for _, eager := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			begin := time.Now()
+			var runs []time.Duration
+			l, end := start(t, Options{Interval: time.Hour, Eager: eager, Once: func(context.Context) error {
+				runs = append(runs, time.Since(begin))
+				if len(runs) < 7 {
+					return errors.New("away")
+				}
+				return nil
+			}})
+			defer end()
+			time.Sleep(40 * time.Second) // five failures, and a pause of 16 s or so
+			n := len(runs)
+			l.Wake()
+			time.Sleep(time.Second)
+			if woken := len(runs) == n+1; woken != eager {
+				t.Errorf("eager %t: runs at %v, woken after 40 s", eager, runs)
+			}
+			time.Sleep(2 * time.Minute)
+			if len(runs) != 7 {
+				t.Errorf("eager %t: runs at %v, want 7", eager, runs)
+			}
+		})
+	}
+}
+
 func TestLoopOnceUntil(t *testing.T) {
 	for _, tc := range []struct {
 		name string

@@ -29,14 +29,16 @@ func (s *Session) explain(doing string, err error, secrets ...wire.Secret) error
 		if errors.As(err, &redirect) {
 			return refusal{fmt.Errorf("%s: %w", doing, redirect)}
 		}
-		return fmt.Errorf("%s: %w", doing, wire.NoAnswer("Vault", "vault", s.o.Address, err))
+		return away{fmt.Errorf("%s: %w", doing, wire.NoAnswer("Vault", "vault", s.o.Address, err))}
 	}
 	said := said(answer, append(secrets, s.current())...)
 	switch {
 	case answer.StatusCode == http.StatusServiceUnavailable && strings.Contains(strings.ToLower(said), "sealed"):
-		return fmt.Errorf("%s: Vault at %s is sealed", doing, s.o.Address)
+		return away{fmt.Errorf("%s: Vault at %s is sealed", doing, s.o.Address)}
+	case strings.Contains(said, "no active Vault instance found"), strings.Contains(said, "active cluster node not found"), strings.Contains(said, "node is not active"):
+		return away{fmt.Errorf("%s: Vault at %s has no active node: %s", doing, s.o.Address, said)}
 	case answer.StatusCode == http.StatusTooManyRequests:
-		return fmt.Errorf("%s: Vault limits our rate (429): %s", doing, said)
+		return away{fmt.Errorf("%s: Vault limits our rate (429): %s", doing, said)}
 	}
 	return fmt.Errorf("%s: Vault answered %d: %s", doing, answer.StatusCode, said)
 }

@@ -14,7 +14,7 @@ import (
 
 const (
 	maxStep      = time.Minute      // the session looks after itself at least this often
-	fileStep     = 10 * time.Second // a token file is looked at this often
+	fileStep     = 2 * time.Second  // a token file is looked at this often
 	suspectPause = 10 * time.Second // between checks of a token that requests are refused with
 	revokeWithin = 2 * time.Second
 )
@@ -52,8 +52,36 @@ func (l lease) dueAt() time.Time {
 
 func (l lease) due(now time.Time) bool { return !l.dueAt().IsZero() && !now.Before(l.dueAt()) }
 
-// step does what is due, and says when it wants to be called next.
+// followFile wakes the session when its token file has changed, which mends
+// what failed for want of a good one, until ctx ends. last is what it held, ""
+// where there was none to be had.
+func (s *Session) followFile(ctx context.Context, last wire.Secret) {
+	ticker := time.NewTicker(fileStep)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if token, _ := s.file.Read(); token != last {
+			last = token
+			s.loop.Wake()
+		}
+	}
+}
+
+// step does what is due, says when it wants to be called next, and tells what
+// came of it.
 func (s *Session) step(ctx context.Context) (next time.Time, err error) {
+	next, err = s.attempt(ctx)
+	if s.told != nil && (err == nil || ctx.Err() == nil) {
+		s.told(err)
+	}
+	return next, err
+}
+
+func (s *Session) attempt(ctx context.Context) (next time.Time, err error) {
 	if s.o.Auth.Method == MethodKubernetes {
 		err = s.keepLogin(ctx)
 	} else {
@@ -69,9 +97,6 @@ func (s *Session) step(ctx context.Context) (next time.Time, err error) {
 		close(s.ready)
 	}
 	next = time.Now().Add(maxStep)
-	if s.o.Auth.Method == MethodTokenFile {
-		next = time.Now().Add(fileStep)
-	}
 	if at := s.lease.dueAt(); !at.IsZero() && at.Before(next) {
 		next = at
 	}

@@ -61,6 +61,21 @@ type Options struct {
 // no: trying the same again would not help.
 var ErrRefused = errors.New("refused")
 
+// errAway is in the chain of an error for which the login is not the reason.
+var errAway = errors.New("away")
+
+// away is an error that wraps errAway without its word.
+type away struct{ error }
+
+func (a away) Unwrap() []error { return []error{a.error, errAway} }
+
+// Away tells whether an error of the session is about Vault as a whole, which
+// every request meets: it cannot be reached, is sealed, limits our rate, or sends
+// us elsewhere. Else it is about the login.
+func Away(err error) bool {
+	return errors.Is(err, errAway) || errors.As(err, new(*pki.RedirectError))
+}
+
 // refusal is an error that wraps ErrRefused without its word.
 type refusal struct{ error }
 
@@ -76,6 +91,7 @@ type Session struct {
 	ready   chan struct{}
 	given   chan struct{} // closed with refused
 	refused error         // with GiveUp: what ended the attempts
+	told    func(error)   // see Tell
 
 	mu      sync.Mutex
 	token   wire.Secret
@@ -131,7 +147,7 @@ func New(o Options) (*Session, error) {
 	}
 	l, err := loop.New(loop.Options{
 		Name: "vault-session", Interval: maxStep, Timeout: 3 * requestTimeout,
-		OnceUntil: s.step, Log: s.log, Metrics: o.Metrics,
+		OnceUntil: s.step, Eager: true, Log: s.log, Metrics: o.Metrics,
 	})
 	if err != nil {
 		return nil, err
@@ -216,13 +232,24 @@ func maxBody(r *http.Request) int64 {
 func (s *Session) Client() *api.Client { return s.client }
 
 // Run logs in and keeps the session alive until ctx ends, whatever state Vault
-// is in; then it revokes the token if this session made it, within two seconds.
-// It returns nil. End it after those who use the client.
+// is in; a token file that changes is noticed within two seconds, also while it
+// waits to try again. At the end it revokes the token if this session made it,
+// within two seconds. It returns nil. End it after those who use the client.
 func (s *Session) Run(ctx context.Context) error {
-	err := s.loop.Run(ctx)
+	run := []func(context.Context) error{s.loop.Run}
+	if s.o.Auth.Method != MethodToken {
+		token, _ := s.file.Read()
+		run = append(run, func(ctx context.Context) error { s.followFile(ctx, token); return nil })
+	}
+	err := loop.Group(ctx, run...)
 	s.end()
 	return err
 }
+
+// Tell has what each attempt to log in, or to keep the login, came to told: nil
+// where there is a good token now, else the error, which [Away] tells apart. It
+// is called before Run, and what it is given does not block.
+func (s *Session) Tell(told func(error)) { s.told = told }
 
 // Ready waits until the session has been logged in once, or until ctx ends,
 // whose error it returns then. With GiveUp a refused login is returned as well;

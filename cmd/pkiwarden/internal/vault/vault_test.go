@@ -15,8 +15,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/loop"
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/wire"
 )
 
@@ -296,7 +298,7 @@ func TestTokenFile(t *testing.T) {
 		t.Errorf("no file yet: %v", err)
 	}
 	write(t, path, "hvs.file-canary-1\n")
-	near(t, "next step", step(t, s), fileStep)
+	near(t, "next step", step(t, s), maxStep)
 	write(t, path, "hvs.file-canary-2\n")
 	step(t, s)
 	if s.current() != "hvs.file-canary-2" || v.count("lookup-self hvs.file-canary-2") != 1 {
@@ -324,6 +326,91 @@ func TestTokenFile(t *testing.T) {
 	}
 	if strings.Contains(log.String(), "canary") {
 		t.Errorf("log:\n%s", log.String())
+	}
+}
+
+// TestTokenFileEndsBackOff: an attempt that failed is made again within two
+// seconds of a change of the file, however long the pause has become.
+func TestTokenFileEndsBackOff(t *testing.T) {
+	for _, method := range []string{MethodTokenFile, MethodKubernetes} {
+		synctest.Test(t, func(t *testing.T) {
+			path := write(t, filepath.Join(t.TempDir(), "token"), "hvs.canary-1")
+			s, err := New(Options{Address: "https://vault.example:8200", Auth: Auth{Method: method, TokenFile: path}, Log: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var attempts []wire.Secret
+			s.loop, err = loop.New(loop.Options{Name: "vault-session", Interval: time.Minute, Eager: true, Log: s.log, Once: func(context.Context) error {
+				token, _ := s.file.Read()
+				attempts = append(attempts, token)
+				return errors.New("not accepted")
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- s.Run(ctx) }()
+			time.Sleep(10 * time.Minute)
+			before := len(attempts)
+			for n, text := range []string{"hvs.canary-2", "", "hvs.canary-3"} {
+				write(t, path, text)
+				time.Sleep(3 * time.Second)
+				if last := attempts[len(attempts)-1]; last.Reveal() != text || len(attempts) < before+n+1 {
+					t.Errorf("%s, change %d: %d attempts more", method, n, len(attempts)-before)
+				}
+			}
+			if more := len(attempts) - before; more > 4 {
+				t.Errorf("%s: %d attempts for three changes", method, more)
+			}
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestTells: whoever asks is told of each attempt, and can tell the login from
+// Vault's being away.
+func TestTells(t *testing.T) {
+	v := newFakeVault(t)
+	path := write(t, filepath.Join(t.TempDir(), "token"), "hvs.canary-1")
+	s, _ := newSession(t, v, Auth{Method: MethodTokenFile, TokenFile: path})
+	var told []string
+	s.Tell(func(err error) {
+		switch {
+		case err == nil:
+			told = append(told, "good")
+		case Away(err):
+			told = append(told, "away")
+		default:
+			told = append(told, "login")
+		}
+	})
+	answer := func(status int, text string) {
+		v.set(func(v *fakeVault) {
+			v.answer = func(string) (int, string) { return status, text }
+		})
+		_, _ = s.step(t.Context())
+	}
+	answer(0, "")
+	v.set(func(v *fakeVault) { v.tokens["hvs.canary-1"] = true })
+	answer(0, "")
+	write(t, path, "hvs.canary-2")
+	answer(503, "Vault is sealed")
+	answer(500, "local node not active but active cluster node not found")
+	answer(307, "https://10.0.0.7:8200/")
+	answer(500, "internal error")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	answer(0, "")
+	write(t, path, "hvs.canary-1")
+	v.Close()
+	answer(0, "")
+	if got := strings.Join(told, " "); got != "login good away away away login login away" {
+		t.Errorf("told %s", got)
 	}
 }
 
