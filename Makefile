@@ -14,6 +14,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 PKGS    := ./cmd/... ./crl/... ./pki/... ./k8scsr/...
 FUZZTIME ?= 30s
+RUNS     ?= 1000
 
 .PHONY: help
 help: ## list the targets
@@ -73,6 +74,10 @@ lint: ## staticcheck, and govulncheck where its database is
 .PHONY: footprint
 footprint: build servers ## measure binary size and idle RSS
 	go run ./test/e2e/footprint $(abspath bin/pkiwarden)
+
+.PHONY: matrix
+matrix: servers ## RUNS trials (default 1000) of the fault matrix, with dated results
+	go run ./test/e2e/matrix/run -runs $(RUNS) -out test/e2e/matrix/results
 
 .PHONY: generate
 generate: ## write again what is generated

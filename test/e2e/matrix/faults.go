@@ -1,0 +1,144 @@
+package matrix
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pkiwarden/pkiwarden/test/e2e/world"
+)
+
+// disturb lets a fault begin at a point that chance chooses, and ends it.
+func (t *trial) disturb(ctx context.Context, o *Outcome) error {
+	points := killPoints()
+	point := points[t.chance(len(points))]
+	begun := make(chan struct{})
+	failed := make(chan error, 1)
+	lift := func() error { return nil }
+	t.first.gate.at(point, func() {
+		var err error
+		lift, err = t.begin(ctx, t.first)
+		failed <- err
+		close(begun)
+	})
+	if err := t.first.Start(ctx); err != nil {
+		return err
+	}
+	select {
+	case <-begun:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(hitWithin):
+		return nil
+	}
+	if err := <-failed; err != nil {
+		return err
+	}
+	o.Hit = true
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(time.Second + t.draw(7*time.Second)):
+	}
+	return lift()
+}
+
+// begin starts the trial's fault and returns what ends it. It is called at a
+// point, so the process waits for an answer meanwhile.
+func (t *trial) begin(ctx context.Context, p *process) (lift func() error, err error) {
+	through := func(change func(*gate)) func() error {
+		p.gate.set(change)
+		return func() error {
+			p.gate.set(func(g *gate) {
+				g.closed, g.answer, g.refuse = false, nil, ""
+				g.delay = func() time.Duration { return t.draw(20 * time.Millisecond) }
+			})
+			return nil
+		}
+	}
+	now := func() error { return nil }
+	w := t.lane.world
+	switch t.name {
+	case apiAway:
+		return through(func(g *gate) { g.closed = true }), nil
+	case apiSlow:
+		return through(func(g *gate) { g.delay = func() time.Duration { return 300*time.Millisecond + t.draw(2*time.Second) } }), nil
+	case apiBusy:
+		return through(func(g *gate) { g.answer = func() (int, bool) { return http.StatusTooManyRequests, t.chance(2) == 0 } }), nil
+	case apiFailing:
+		return through(func(g *gate) {
+			g.answer = func() (int, bool) { return http.StatusInternalServerError, t.chance(2) == 0 }
+		}), nil
+	case etcdKilled:
+		if err := w.Kubernetes.Etcd.Kill(); err != nil {
+			return nil, err
+		}
+		return func() error { return w.Kubernetes.Etcd.Start(ctx) }, nil
+	case splitBrain:
+		if err := p.Pause(); err != nil {
+			return nil, err
+		}
+		if err := t.another(ctx); err != nil {
+			return nil, err
+		}
+		return p.Resume, nil
+	case second:
+		return now, t.another(ctx)
+	case rightsLost:
+		return t.takeRights(ctx)
+	case tokenRotated:
+		old, err := os.ReadFile(p.Identity.TokenFile)
+		if err != nil {
+			return nil, err
+		}
+		if err := p.Identity.Refresh(ctx, time.Hour); err != nil {
+			return nil, err
+		}
+		p.gate.set(func(g *gate) { g.refuse = string(old) })
+		return now, nil // it stays refused
+	}
+	return nil, fmt.Errorf("no fault %q", t.name)
+}
+
+// another starts a second pkiwarden, which leads too.
+func (t *trial) another(ctx context.Context) error {
+	p, err := t.process(ctx, podNames[1])
+	if err != nil {
+		return err
+	}
+	return p.Start(ctx)
+}
+
+// takeRights removes one of the bindings that pkiwarden lives by.
+func (t *trial) takeRights(ctx context.Context) (lift func() error, err error) {
+	rbac := t.lane.world.Client.RbacV1()
+	if t.chance(2) == 0 {
+		const name = "pkiwarden-certificates"
+		bindings := rbac.RoleBindings(world.Namespace)
+		was, err := bindings.Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return nil, err
+		}
+		again := &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: name}, RoleRef: was.RoleRef, Subjects: was.Subjects}
+		return func() error {
+			_, err := bindings.Create(ctx, again, metav1.CreateOptions{})
+			return err
+		}, bindings.Delete(ctx, name, metav1.DeleteOptions{})
+	}
+	name := []string{"pkiwarden-requests", "pkiwarden-approver"}[t.chance(2)]
+	bindings := rbac.ClusterRoleBindings()
+	was, err := bindings.Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	again := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: name}, RoleRef: was.RoleRef, Subjects: was.Subjects}
+	return func() error {
+		_, err := bindings.Create(ctx, again, metav1.CreateOptions{})
+		return err
+	}, bindings.Delete(ctx, name, metav1.DeleteOptions{})
+}

@@ -1,0 +1,88 @@
+// Package matrix puts pkiwarden through faults again and again, each time with
+// other chance: a real process on real servers is killed, cut off, slowed or
+// doubled at a named point of a renewal, and what it promises is checked after
+// each of its writes and at the end.
+package matrix
+
+import (
+	"slices"
+	"strings"
+)
+
+// step is a request of a renewal on its way to the API server.
+type step string
+
+const (
+	look          step = "look"           // reads NAME-next, which begins each observation
+	storeKey      step = "store-key"      // writes NAME-next with the new key
+	createRequest step = "create-request" // makes the CSR
+	recordRequest step = "record-request" // writes NAME-next with the CSR's UID
+	approve       step = "approve"        // updates the CSR's approval
+	fetch         step = "fetch"          // reads the CSR that carries the certificate
+	publish       step = "publish"        // writes the live Secret
+	dropKey       step = "drop-key"       // writes NAME-next without a key
+)
+
+// writes are the steps that change the world, in their order.
+var writes = []step{storeKey, createRequest, recordRequest, approve, publish, dropKey}
+
+// The points beyond the API server.
+const (
+	filesBegun = "files begun"      // the folder has changed
+	filesDone  = "files done"       // the new pair is there
+	reloaded   = "reloaded"         // Vault serves the new pair
+	proofBegun = "before the proof" // the handshake that proves it begins
+	proofDone  = "after the proof"
+)
+
+// killPoints are the points at which a process is killed. "before" a request
+// means that the API server never gets it; "after", that it has answered and
+// the answer is lost.
+func killPoints() []string {
+	points := []string{"before " + string(look), "after " + string(look)}
+	for _, s := range writes {
+		if s == publish {
+			points = append(points, "after "+string(fetch))
+		}
+		points = append(points, "before "+string(s), "after "+string(s))
+	}
+	return append(points, filesBegun, filesDone, reloaded, proofBegun, proofDone)
+}
+
+// The faults other than a kill. Each begins at a point that chance chooses.
+const (
+	apiAway      = "API server away"
+	apiSlow      = "API server slow"
+	apiBusy      = "API server answers 429"
+	apiFailing   = "API server answers 500"
+	etcdKilled   = "etcd killed"
+	splitBrain   = "paused while another goes on"
+	second       = "second controller"
+	rightsLost   = "rights removed"
+	tokenRotated = "token rotated"
+)
+
+var faults = []string{apiAway, apiSlow, apiBusy, apiFailing, etcdKilled, splitBrain, second, rightsLost, tokenRotated}
+
+// killed begins the names of the cases in which a process is killed.
+const killed = "SIGKILL "
+
+// Cases are the names of everything that is tried, in a fixed order.
+func Cases() []string {
+	var cases []string
+	for _, p := range killPoints() {
+		cases = append(cases, killed+p)
+	}
+	return append(cases, faults...)
+}
+
+// requestOf is the request of a point, and whether the point is after it; ok is
+// false for one beyond the API server.
+func requestOf(point string) (s step, after, ok bool) {
+	when, name, found := strings.Cut(point, " ")
+	s = step(name)
+	if !found || !slices.Contains(append([]step{look, fetch}, writes...), s) {
+		return "", false, false
+	}
+	return s, when == "after", true
+}
