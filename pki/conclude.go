@@ -42,13 +42,17 @@ func (r Run) Judge(after []CRL, c *CRLConfig, longest LongestTTL) Run {
 		shrunk:  size.Entries < r.Before.Entries,
 	}
 	if j.worked() {
+		r.Owes = false
 		r.Outcome, r.Explanation = OutcomeOK, j.achieved()
 		return r
 	}
-	switch r.State {
-	case RunFinished:
+	r.Owes = r.Owes && !j.rebuilt()
+	switch {
+	case r.Owes && r.State == RunFinished:
+		r.Outcome = OutcomeFailed
+	case r.State == RunFinished:
 		r.Outcome = OutcomeNoEffect
-	case RunError:
+	case r.State == RunError:
 		r.Outcome = OutcomeFailed
 	default:
 		r.Outcome = OutcomeInterrupted

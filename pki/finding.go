@@ -141,7 +141,7 @@ func failed(o Observation, _ Policy, _ Decision, _ time.Time) (Finding, bool) {
 	if last == nil || last.Outcome != OutcomeFailed && last.Outcome != OutcomeRefused {
 		return Finding{}, false
 	}
-	if last.Outcome == OutcomeRefused && last.Denied != nil {
+	if last.Denied != nil {
 		return Finding{}, false // the missing right is a finding of its own
 	}
 	f.Summary = fmt.Sprintf("The last tidy %s: %s.", last.Outcome, last.Explanation)
@@ -149,6 +149,10 @@ func failed(o Observation, _ Policy, _ Decision, _ time.Time) (Finding, bool) {
 	if last.Outcome == OutcomeRefused {
 		f.Remedy = "grant what the error names, or see why Vault refused"
 		f.Citation = "Vault API, PKI: tidy"
+	}
+	if last.Owes {
+		f.Remedy = "see why crl/rotate fails: it is tried again until the lists are newer than the run"
+		f.Citation = "Vault builtin/logical/pki/path_tidy.go: with auto_rebuild, tidy leaves the CRL alone"
 	}
 	return f.blame(o.Mount, last.Error), true
 }

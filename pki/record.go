@@ -24,6 +24,10 @@ type Record struct {
 
 	AutoTidy *OwnedAutoTidy `json:"autoTidy,omitempty"` // the mount's own, where pkiwarden switched it off
 
+	// Owed is the rotation without which the lists still show what a run of the
+	// history deleted; nil where none is owed.
+	Owed *OwedRotation `json:"owedRotation,omitempty"`
+
 	// Slower is how often the next run's pause is doubled: once for each run
 	// that was cancelled because Vault got slow, less one for each that was not.
 	Slower int `json:"slower,omitempty"`
@@ -100,6 +104,7 @@ type Run struct {
 	Error       string           `json:"error,omitempty"`
 	Denied      *PermissionError `json:"denied,omitempty"` // what Error says, where a right was missing
 	Rotated     bool             `json:"rotated,omitempty"`
+	Owes        bool             `json:"owes,omitempty"` // the lists were to be rotated, and could not be
 	After       *Size            `json:"after,omitempty"`
 	EndedAt     time.Time        `json:"endedAt,omitzero"`
 	Outcome     Outcome          `json:"outcome,omitempty"`
@@ -115,8 +120,11 @@ func (r Record) Conclude(run Run) Record {
 	if extra := len(r.History) - historyLength; extra > 0 {
 		r.History = r.History[extra:]
 	}
-	if run.Outcome == OutcomeOK {
-		r.EffectiveAt = run.EndedAt
+	switch {
+	case run.Outcome == OutcomeOK: // whatever was owed before is on these lists
+		r.EffectiveAt, r.Owed = run.EndedAt, nil
+	case run.Owes:
+		r.Owed = &OwedRotation{Run: run.ID, Since: run.EndedAt}
 	}
 	switch {
 	case run.Foreign:

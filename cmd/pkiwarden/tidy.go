@@ -30,7 +30,8 @@ A run of another instance is followed or left alone, never doubled: both keep
 the same record (state in the configuration; with another one, only Vault's own
 "already in progress" keeps them apart). Starting this command is the switch,
 tidy.enabled is not asked; --dry-run changes nothing. A newly elected Vault is
-left to settle for two minutes, or minInterval if that is less.
+left to settle for two minutes, or minInterval if that is less. A rotation that a
+run owes and that failed is an error, and comes first in the next call.
 
 Interrupted, the command ends and the run goes on in Vault; the next call
 follows it to the proof. With --cancel-on-interrupt a run that this call
@@ -38,7 +39,7 @@ started is stopped, and what it deleted is proved by the next call.
 
 ` + rescueHelp + codes{
 			0:            "each mount is done, not due, or held back for the reason given",
-			exitCritical: "a run failed, got lost or was refused, or a mount is not there; a\nrescue is needed, or not complete",
+			exitCritical: "a run failed, was not proved, got lost or was refused, a right is\nmissing, or a mount is not there; a rescue is needed, or not complete",
 			exitUnknown:  "it could not be determined: Vault sealed or away, or no mount is\nselected",
 			exitUsage:    "wrong usage or configuration", exitInterrupted: interrupted,
 		}.help(),

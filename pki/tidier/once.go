@@ -72,6 +72,7 @@ func (t *Tidier) act(ctx context.Context, s *survey, views []*view) error {
 			}
 			v.observation.Record = v.record
 		}
+		errs = append(errs, t.payOnce(ctx, v))
 		if v.decision.Verdict != pki.RunNow && v.decision.Verdict != pki.Follow {
 			continue
 		}

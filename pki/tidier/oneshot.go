@@ -54,6 +54,8 @@ type Result struct {
 	BytesBefore   int64        `json:"bytesBefore"`
 	BytesAfter    int64        `json:"bytesAfter"`
 	CRLRotated    bool         `json:"crlRotated"`
+
+	rebuilt bool // the lists are newer than the run
 }
 
 // ErrNoMount says that no PKI mount is selected, or that Vault shows none:
@@ -175,9 +177,40 @@ func names(mounts []pki.Mount) []string {
 	return names
 }
 
-// tidyMount looks, unless v has been looked at, decides, acts and reports. Coming
-// second to another instance means to look again.
+// tidyMount looks, unless v has been looked at, makes up for a rotation that is
+// owed, and does what is decided then.
 func (t *Tidier) tidyMount(ctx context.Context, v *view, p pki.Policy, r Request) (*Report, error) {
+	if v.lookedAt.IsZero() {
+		if err := t.lookAsked(ctx, v, p); err != nil {
+			return nil, err
+		}
+	}
+	owed := ""
+	var owedErr error
+	switch {
+	case !r.DryRun:
+		if owed, owedErr = t.payOwed(ctx, v, true); owed != "" {
+			v.lookedAt = time.Time{} // the lists are others now
+		}
+		if owedErr != nil {
+			owed = owedErr.Error()
+		}
+	case t.owes(v):
+		owed = fmt.Sprintf("a rotation of the CRL is owed since the run that ended at %s, and would come first", v.record.Owed.Since.UTC().Format(timeForm))
+	}
+	report, err := t.actAsked(ctx, v, p, r)
+	if report != nil && report.Result != nil && report.Result.rebuilt { // what was owed is on these lists
+		owedErr = nil
+	}
+	if report != nil && owed != "" {
+		report.Reason = owed + "; " + report.Reason
+	}
+	return report, errors.Join(owedErr, err)
+}
+
+// actAsked looks, unless v has been looked at, decides, acts and reports. Coming
+// second to another instance means to look again.
+func (t *Tidier) actAsked(ctx context.Context, v *view, p pki.Policy, r Request) (*Report, error) {
 	for again := v.lookedAt.IsZero(); ; again = true {
 		var err error
 		if again {
@@ -263,9 +296,12 @@ func (t *Tidier) settle(ctx context.Context, v *view, report *Report, r Request)
 			BytesBefore:   run.Before.Bytes,
 			BytesAfter:    run.After.Bytes,
 			CRLRotated:    run.Rotated,
+
+			rebuilt: run.Outcome == pki.OutcomeOK,
 		}
 	}
 	switch {
+	case run.Owes:
 	case run.Foreign, !report.Run && run.NeverStarted(), run.Outcome == pki.OutcomeOK, run.Outcome == pki.OutcomeNoEffect:
 		return run, nil
 	}

@@ -305,7 +305,7 @@ func (t *Tidier) advanceRotating(ctx context.Context, v *view, run pki.Run) erro
 		return err
 	case refused(err), errors.As(err, &tooLarge), run.Attempts+1 >= rotateAttempts:
 		t.log.Warn("CRL was not rotated after tidy", "mount", v.mount.Name(), "error", err)
-		run.Error, run.Denied = shorten(err.Error()), denial(err)
+		run.Error, run.Denied, run.Owes = shorten(err.Error()), denial(err), true
 	default:
 		run.Attempts++
 		run.Deadline = t.now().Add(rotateClaim)

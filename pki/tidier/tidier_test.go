@@ -490,7 +490,7 @@ func TestPermissionLost(t *testing.T) {
 			w := newWorld(t, func(m *tidiertest.Mount) { m.Config.AutoRebuild = true })
 			w.vault.Before = denied("Rotate", "pki/crl/rotate", "read")
 			w.once(w.instance("pod-1"))
-			w.concluded(1, pki.OutcomeNoEffect, `the CRL was not rebuilt: permission denied: needs capability "read" on path "pki/crl/rotate"`)
+			w.concluded(1, pki.OutcomeFailed, `the CRL was not rebuilt: permission denied: needs capability "read" on path "pki/crl/rotate"`)
 			if !slices.ContainsFunc(w.findings, func(f pki.Finding) bool {
 				return f.Rule == "tidy-permission" && strings.Contains(f.Evidence, "pki/crl/rotate")
 			}) {
