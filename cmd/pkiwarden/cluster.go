@@ -18,6 +18,7 @@ import (
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/kube"
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/leader"
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/loop"
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/ops"
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/spool"
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/state"
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/vault"
@@ -152,6 +153,7 @@ type vaultWork struct {
 	pki    *vaultpki.Vault
 	watch  *watch.Watch
 	tidier *tidier.Tidier
+	wake   func() // its loops, see loops
 }
 
 type vaultWorkOptions struct {
@@ -159,6 +161,7 @@ type vaultWorkOptions struct {
 	registry  prometheus.Registerer // nil for one-shot commands
 	reportCRL func([]crl.Finding)
 	reportPKI func([]pki.Finding)
+	loggedOut func() bool // see watch.Options
 
 	watchTidy     func(pki.Mount, pki.TidyStatus) // nil for nobody, as the next
 	watchSampling func(m pki.Mount, read, of int64)
@@ -185,6 +188,7 @@ func (c *cluster) workOn(client *api.Client, o vaultWorkOptions) (*vaultWork, er
 		Vault: w.pki, Limits: limits, Mounts: c.cfg.CRL.Mounts, Interval: c.cfg.CRL.Interval, Fetch: c.cfg.CRL.Fetch, MaxBytes: c.cfg.CRL.MaxBytes,
 		Thresholds: thresholds(c.cfg),
 		Spool:      newSpool(c.cfg.CRL.MaxBytes), Log: o.log, Registerer: o.registry, Report: o.reportCRL,
+		LoggedOut: o.loggedOut,
 	}
 	if o.registry != nil { // a command sees one moment, which is no history
 		watching.State = c.state
@@ -300,19 +304,23 @@ func (i *instance) watching() (work []func(context.Context) error, end func(), e
 	if err != nil {
 		return nil, nil, err
 	}
+	login := &login{findings: i.findings}
 	w, err := i.cluster.vaultWork(session, vaultWorkOptions{
 		log: i.log, registry: i.registry,
-		reportCRL: func(list []crl.Finding) { i.findings.Set("crl", crlFindings(list)) },
-		reportPKI: func(list []pki.Finding) { i.findings.Set("tidy", pkiFindings(list)) },
+		reportCRL: func(list []crl.Finding) { i.findings.Set(crlSource, crlFindings(list)) },
+		reportPKI: func(list []pki.Finding) { login.reportTidy(pkiFindings(list)) },
+		loggedOut: login.out.Load,
 	})
 	if err != nil {
 		return nil, nil, err
 	}
+	login.crl = func() []ops.Finding { return crlFindings(w.watch.Findings()) }
+	login.mended = func() { w.watch.Again(); w.wake() }
+	session.Tell(login.told)
 	end = func() {
 		w.watch.Unregister()
 		w.tidier.Unregister()
-		i.findings.Forget("crl")
-		i.findings.Forget("tidy")
+		login.forget()
 	}
 	run, err := w.loops(i.cfg.CRL.Interval, i.log, i.loops)
 	if err != nil {
@@ -324,15 +332,16 @@ func (i *instance) watching() (work []func(context.Context) error, end func(), e
 
 // loops makes what watches and tidies until its context ends.
 func (w *vaultWork) loops(interval time.Duration, log *slog.Logger, metrics *loop.Metrics) (func(context.Context) error, error) {
-	watchLoop, err := loop.New(loop.Options{Name: "crl", Interval: interval, OnceUntil: w.watch.OnceUntil, Log: log, Metrics: metrics})
+	watchLoop, err := loop.New(loop.Options{Name: "crl", Interval: interval, OnceUntil: w.watch.OnceUntil, Eager: true, Log: log, Metrics: metrics})
 	if err != nil {
 		return nil, err
 	}
 	tidyEvery := min(tidyInterval, interval)
-	tidyLoop, err := loop.New(loop.Options{Name: "tidy", Interval: tidyEvery, Jitter: tidyEvery / 10, Once: w.tidier.Once, Log: log, Metrics: metrics})
+	tidyLoop, err := loop.New(loop.Options{Name: "tidy", Interval: tidyEvery, Jitter: tidyEvery / 10, Once: w.tidier.Once, Eager: true, Log: log, Metrics: metrics})
 	if err != nil {
 		return nil, err
 	}
+	w.wake = func() { watchLoop.Wake(); tidyLoop.Wake() }
 	return func(ctx context.Context) error {
 		defer w.watch.Flush(ctx) // the next leader counts from there
 		return loop.Group(ctx, watchLoop.Run, tidyLoop.Run)

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"slices"
@@ -14,7 +15,7 @@ func (w *Watch) Findings() []crl.Finding {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	found := w.vaultFindings()
-	if w.asked {
+	if w.asked && (w.limit.Known || !w.loggedOut()) {
 		if f, ok := crl.LimitFinding(w.limit); ok {
 			found = append(found, f)
 		}
@@ -45,10 +46,10 @@ func (w *Watch) Findings() []crl.Finding {
 func (w *Watch) vaultFindings() []crl.Finding {
 	err := w.away
 	if err == nil {
-		err = w.walkErr
+		err = w.own(w.walkErr)
 	}
 	verdicts := func(o crl.Observation) []crl.Finding { return crl.Findings(o, w.o.Thresholds, w.o.Now()) }
-	found := verdicts(crl.Observation{Subject: "Vault", Err: err, Unwatched: w.unwatched(err), MountsErr: w.sightingsErr()})
+	found := verdicts(crl.Observation{Subject: "Vault", Err: err, Unwatched: w.unwatched(cmp.Or(w.away, w.walkErr)), MountsErr: w.sightingsErr()})
 	for _, name := range slices.Sorted(maps.Keys(w.namespaces)) {
 		n, subject := w.namespaces[name], "Vault"
 		if name != "" {
@@ -62,9 +63,23 @@ func (w *Watch) vaultFindings() []crl.Finding {
 	return found
 }
 
-// own is err unless all of Vault is away, which is one finding and not many.
+// loggedOut tells whether Vault does not take our token.
+func (w *Watch) loggedOut() bool { return w.o.LoggedOut != nil && w.o.LoggedOut() }
+
+// tokenless tells whether err is that of a token which Vault does not take. Not
+// every version says so in its answer.
+func (w *Watch) tokenless(err error) bool {
+	var denied *pki.PermissionError
+	return w.o.LoggedOut != nil && errors.As(err, &denied) && (denied.InvalidToken || w.o.LoggedOut())
+}
+
+// own is err unless all of Vault is away, or our token is bad, which is one
+// finding and not many.
 func (w *Watch) own(err error) error {
 	var redirect *pki.RedirectError
+	if w.tokenless(err) {
+		return nil
+	}
 	if w.away != nil && (errors.Is(err, pki.ErrUnreachable) || errors.Is(err, pki.ErrSealed) || errors.Is(err, pki.ErrNoActiveNode) || errors.As(err, &redirect)) {
 		return nil
 	}

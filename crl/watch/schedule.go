@@ -241,7 +241,7 @@ func (w *Watch) settle(ctx context.Context, r result) error {
 	case away != nil:
 		return away // nobody's fault: it stays due
 	}
-	if r.fleet && r.err != nil && (*r.failed == nil || (*r.failed).Error() != r.err.Error()) {
+	if r.fleet && r.err != nil && !w.tokenless(r.err) && (*r.failed == nil || (*r.failed).Error() != r.err.Error()) {
 		w.o.Log.Info("live certificates could not be counted, so rollout headroom is unknown or old", "mount", r.mount.Name(), "error", r.err)
 	}
 	*r.failed = r.err
@@ -250,6 +250,24 @@ func (w *Watch) settle(ctx context.Context, r result) error {
 	}
 	r.next(w.o.Now(), r.every, r.err != nil, w.o.Random())
 	return nil
+}
+
+// Again makes due at once what failed, and what was left unknown for want of a
+// right: Vault has taken another token since.
+func (w *Watch) Again() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := w.o.Now()
+	for t := range w.tasks() {
+		if *t.failed != nil {
+			t.due, t.failures = now, 0
+		}
+	}
+	for _, state := range w.mounts {
+		if s := &state.settings; !s.readAt.IsZero() && (s.config == nil || s.auto == nil || s.status == nil) {
+			s.until, state.due = time.Time{}, now
+		}
+	}
 }
 
 // awayFor is why all other requests would fail too, when err of one of them

@@ -52,19 +52,22 @@ func (w *Watch) readSettings(ctx context.Context, m pki.Mount, state *mountState
 	var read settings
 	var denied *pki.PermissionError
 	var refused *pki.RefusedError // a version without the path
+	unknown := func(err error) bool {
+		return !w.tokenless(err) && errors.As(err, &denied) || errors.As(err, &refused)
+	}
 	if c, err := w.o.Vault.CRLConfig(ctx, m); err == nil {
 		read.config = &c
-	} else if !errors.As(err, &denied) && !errors.As(err, &refused) {
+	} else if !unknown(err) {
 		return fmt.Errorf("explaining the CRLs of mount %s: %w", m.Name(), err)
 	}
 	if a, err := w.o.Vault.AutoTidy(ctx, m); err == nil {
 		read.auto = &a
-	} else if !errors.As(err, &denied) && !errors.As(err, &refused) {
+	} else if !unknown(err) {
 		return fmt.Errorf("explaining the CRLs of mount %s: %w", m.Name(), err)
 	}
 	if s, err := w.o.Vault.TidyStatus(ctx, m); err == nil {
 		read.status = &s
-	} else if !errors.As(err, &denied) && !errors.As(err, &refused) {
+	} else if !unknown(err) {
 		return fmt.Errorf("explaining the CRLs of mount %s: %w", m.Name(), err)
 	}
 	w.mu.Lock()
@@ -285,7 +288,7 @@ func (w *Watch) readUsage(ctx context.Context, m pki.Mount, l *list) {
 		return
 	}
 	may, err := w.o.Vault.MaySignCRLs(ctx, m, issuer)
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || w.tokenless(err) {
 		return
 	}
 	w.mu.Lock()

@@ -91,6 +91,11 @@ type Options struct {
 	MaxBytes   int64         // largest list that is read; default crl.DefaultMaxBytes
 	Thresholds crl.Thresholds
 
+	// LoggedOut says that Vault does not take our token at the moment, which is
+	// somebody else's finding: those that follow from it are held back. nil: all
+	// are shown.
+	LoggedOut func() bool
+
 	// Spool makes what keeps a list whose signature needs it whole (Ed25519),
 	// and what frees it again. nil: such lists are not verified.
 	Spool func() (crl.Spool, func())
