@@ -117,6 +117,9 @@ func (w *Watch) observe(m pki.Mount, state *mountState, l *list) crl.Observation
 	}
 	if c := state.settings.config; c != nil {
 		o.AutoRebuildOff = !c.AutoRebuild && !c.Disabled
+		if c.Disabled {
+			o.Lost = nil // the empty list of a disabled mount is said; what is not back afterwards is lost
+		}
 	}
 	return o
 }

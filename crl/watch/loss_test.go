@@ -150,6 +150,37 @@ func TestRemovedEarly(t *testing.T) {
 	}
 }
 
+// TestDisabledIsNoLoss: the list of a mount that was disabled is empty for a
+// reason that is said. What does not come back with it is lost.
+func TestDisabledIsNoLoss(t *testing.T) {
+	for back, want := range map[int]string{7: "", 4: assumed} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newLossBench(t, nil)
+			b.build(at(time.Hour, 7))
+			b.step(3 * time.Minute)
+			b.vault.Set(b.mount, pki.CRLConfig{AutoRebuild: true, Disabled: true}, pki.TidyStatus{State: pki.TidyInactive}, nil)
+			b.build(nil)
+			for range 30 {
+				if err := b.run(10 * time.Second); err != nil {
+					t.Fatal(err)
+				}
+				if len(b.findings) > 0 && b.findings[0].Rule != "crl-disabled" || len(b.findings) > 1 {
+					t.Fatalf("%+v", b.findings)
+				}
+			}
+			b.wantRules("warning crl-disabled: mount pki")
+			b.vault.Set(b.mount, pki.CRLConfig{AutoRebuild: true}, pki.TidyStatus{State: pki.TidyInactive}, nil)
+			b.build(at(time.Hour, back))
+			if want == "" {
+				b.step(5 * time.Minute)
+				return
+			}
+			b.step(5*time.Minute, want)
+			b.wantText("At least 3 entries")
+		})
+	}
+}
+
 // TestRemovedEarlyStays: what is built later hides nothing, nor does a restart;
 // the finding ends when the entries are back, or after a day.
 func TestRemovedEarlyStays(t *testing.T) {

@@ -84,7 +84,9 @@ func (w *Watch) readSettings(ctx context.Context, m pki.Mount, state *mountState
 	for _, l := range state.lists {
 		if l.past.judge(asked, func(since time.Time) time.Duration { return state.buffer(w.o.Tidy, since) }, state.untidied) {
 			state.kept.dirty = true
-			w.logLoss(m, l)
+			if c := read.config; c == nil || !c.Disabled {
+				w.logLoss(m, l)
+			}
 		}
 		if l.past.suspect != nil { // it was read while Vault was asked
 			state.settings.until = time.Time{}
