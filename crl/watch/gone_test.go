@@ -206,6 +206,42 @@ func TestVanishedIsBounded(t *testing.T) {
 	})
 }
 
+// TestJustDeleted: of a mount that went since the last look for mounts it is said
+// that it is gone, and not that a right is missing, as Vault answers then. A right
+// that is missing is said at once.
+func TestJustDeleted(t *testing.T) {
+	denied := &pki.PermissionError{Path: "pki/issuers", Capability: "list"}
+	for _, gone := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t, even)
+			m := b.vault.Mount("pki")
+			b.vault.Issuer(m, "ca", watchtest.IssuerOptions{})
+			b.publish(m, "ca", 1)
+			if err := b.run(10 * time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			b.wantRules()
+			b.vault.FailIssuers(m, denied)
+			b.vault.FailCRL(m, "ca", denied)
+			if gone {
+				b.vault.Hide(m, true)
+			}
+			said := map[string]bool{}
+			for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); time.Sleep(time.Second) {
+				if _, err := b.watch.OnceUntil(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				for _, f := range b.findings {
+					said[f.Rule] = true
+				}
+			}
+			if said["crl-vanished"] != gone || said["crl-unreadable"] == gone {
+				t.Errorf("gone %t: said %v", gone, said)
+			}
+		})
+	}
+}
+
 // TestDisabled: revocations go nowhere, and each list is empty and valid.
 func TestDisabled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -98,7 +98,30 @@ type task struct {
 	startedAt time.Time
 }
 
+// run does a task. Vault answers a request below a mount that is gone as one
+// that lacks a right, so before it is said that one is missing, or a path, it is
+// asked whether the mount is still there.
 func (w *Watch) run(ctx context.Context, t *task) error {
+	err := w.attempt(ctx, t)
+	var refused *pki.RefusedError
+	if t.mount == nil || !errors.As(err, new(*pki.PermissionError)) && !errors.As(err, &refused) || w.tokenless(err) {
+		return err
+	}
+	w.mu.Lock()
+	known := *t.failed != nil // the next look for mounts finds out
+	w.mu.Unlock()
+	if known || w.findMounts(ctx, t.mount.Namespace) != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.mounts[*t.mount] == nil {
+		return nil // which is a finding of its own
+	}
+	return err
+}
+
+func (w *Watch) attempt(ctx context.Context, t *task) error {
 	switch {
 	case t.list != nil:
 		return w.measure(ctx, *t.mount, t.list, false)
