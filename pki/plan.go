@@ -24,6 +24,7 @@ type Decision struct {
 	Reason    string
 	Until     time.Time // Wait, CannotHelp: when that can change by the passing of time alone, windows included; zero: unknown
 	Settling  bool      // Wait: only until a new active node has settled
+	Idle      bool      // Wait: only since nothing makes a run due
 	Estimate  Estimate
 	Predicted Prediction
 	Levers    []Lever // CannotHelp: what would
@@ -77,7 +78,9 @@ func notDue(o Observation, p Policy, e Estimate, reason string, now time.Time) D
 		return cannotHelp(p.opening(l.earliestAt(p.SafetyBuffer)), "the CRL of issuer %s %s, and %s",
 			l.crl.Issuer.Label(), pressure, l.nothingYet(p))
 	}
-	return wait(p.opening(nextLook(o, p)), "%s", reason)
+	d := wait(p.opening(nextLook(o, p)), "%s", reason)
+	d.Idle = true
+	return d
 }
 
 // opening is when a run may begin that is not due before at; zero where that is

@@ -30,6 +30,8 @@ type Want struct {
 	// Urgent: until then the estimate may be off by more than five of a hundred
 	// entries, or the longest TTL is believed that no certificate has confirmed.
 	Urgent bool
+	// News: a pass would see entries that the last one did not.
+	News bool
 }
 
 // Want tells what e, an estimate of this sample, lacks: confirmation of the
@@ -40,6 +42,7 @@ type Want struct {
 func (s *Sample) Want(e Estimate, exact bool) Want {
 	var w Want
 	known, news := s.inventory(e)
+	w.News = news
 	if e.LowKnown {
 		lacks := min(confirmations, e.Low) - known.sureRead
 		w.add(min(lacks, known.sureWaiting), lacks > known.sureWaiting && news, true)

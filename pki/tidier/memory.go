@@ -44,6 +44,9 @@ type memory struct {
 
 	lists   []pki.CRL // as measured here, where nobody else does
 	listsAt time.Time
+
+	due    time.Time // see [pki.DueAt]
+	dueFor string    // from what it was computed
 }
 
 // settings are config/crl and config/auto-tidy of a mount, nil where the right to
@@ -204,4 +207,23 @@ func (t *Tidier) longestTTL(ctx context.Context, m pki.Mount) (pki.LongestTTL, e
 		k.longest, k.longestAt = longest, t.now()
 	}
 	return longest, err
+}
+
+// dueAt is [pki.DueAt], computed anew where what it rests on has changed, and
+// once in a while.
+func (t *Tidier) dueAt(v *view) time.Time {
+	now := t.now()
+	if !v.decision.Idle {
+		return v.decision.Until
+	}
+	all, read := v.observation.Sample.Len()
+	from := fmt.Sprintf("%d %d %s %d %s", all, read, v.decision.Until, now.Unix()/int64(time.Hour/time.Second), v.version)
+	for _, c := range v.observation.CRLs {
+		from += fmt.Sprintf(" %x %v", c.Summary.Digest, c.Limit.MaxBytes)
+	}
+	k := t.memory(v.mount)
+	if k.dueFor != from || !k.due.IsZero() && !now.Before(k.due) {
+		k.due, k.dueFor = pki.DueAt(v.observation, t.o.Policy, v.decision, now), from
+	}
+	return k.due
 }

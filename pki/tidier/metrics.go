@@ -31,8 +31,8 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Help:      "Runs of tidy that were decided here and concluded by this instance, by result: ok, no_effect, failed, interrupted, refused.",
 		}, []string{"mount", "result"}),
 		effective:   gauge("tidy_last_effective_timestamp_seconds", "When the last tidy ended that made a CRL smaller, as measured."),
-		next:        gauge("tidy_next_timestamp_seconds", "When the next tidy is due at the earliest by what is known now; absent when unknown or switched off."),
-		reclaimable: gauge("crl_reclaimable_entries", "Entries that a tidy would remove from the mount's CRLs now: the best guess where certificates were read for it, else a lower bound; absent when unknown."),
+		next:        gauge("tidy_next_timestamp_seconds", "When the next tidy is due by what is on the lists now, of which only what is surely reclaimable then counts; new revocations can make it earlier; absent when unknown or switched off."),
+		reclaimable: gauge("crl_reclaimable_entries", "Entries that a tidy would remove from the mount's CRLs now: the best guess where certificates were read for it, else a lower bound; absent when unknown. New revocations are looked into within two minutes where they may make a run due (lists above 10,000 entries: a minute more for each 10,000, at most ten), else within the hour."),
 		running:     gauge("tidy_running", "1 while Vault tidies the mount, whoever asked for it, 0 while it does not; absent when unknown."),
 	}
 	if r == nil {
@@ -98,7 +98,7 @@ func (m *metrics) publish(views []*view, policy pki.Policy, now time.Time) {
 		if e := v.decision.Estimate; v.observation.CRLs != nil && (e.LowKnown || e.Sampled()) {
 			m.reclaimable.WithLabelValues(name).Set(float64(e.Likely))
 		}
-		next := v.decision.Until
+		next := v.dueAt
 		if v.decision.Verdict == pki.RunNow {
 			next = now
 		}

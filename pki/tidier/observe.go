@@ -24,6 +24,7 @@ type view struct {
 	statusErr   error     // the missing right because of which tidy-status is not known, nil where it is
 	observation pki.Observation
 	decision    pki.Decision
+	dueAt       time.Time // see [pki.DueAt]
 }
 
 // survey is what holds for all mounts.

@@ -179,6 +179,9 @@ func (t *Tidier) again(ctx context.Context, v *view) error {
 // publish tells metrics, findings and, where it changed, the decision.
 func (t *Tidier) publish(s *survey, views []*view) {
 	now := t.now()
+	for _, v := range views {
+		v.dueAt = t.dueAt(v)
+	}
 	t.metrics.publish(views, t.o.Policy, now)
 	findings := append(t.noMount(s), pki.VaultFindings(s.leases)...)
 	for _, v := range views {

@@ -35,9 +35,13 @@ const (
 	slowAbove  = 100 * time.Millisecond
 
 	// passEvery is how often the lists of a mount are read once more for their
-	// serial numbers, and refineEvery where that is not urgent.
+	// serial numbers, and refineEvery where that is not urgent. Where entries were
+	// added that may make a run due it is passNews for each newsEntries of the
+	// lists, as often as a watch reads a list that changes.
 	passEvery   = 10 * time.Minute
 	refineEvery = time.Hour
+	passNews    = time.Minute
+	newsEntries = 10_000
 
 	// sampleBatch is how many certificates are read before the estimate is made
 	// anew.
@@ -162,7 +166,7 @@ func (t *Tidier) sample(ctx context.Context, v *view, p pki.Policy, b *budget, u
 			}
 			continue
 		}
-		if !want.Pass || !t.mayPass(sample, want, b, passes) {
+		if !want.Pass || !t.mayPass(sample, e, want, p, b, passes) {
 			break
 		}
 		passes++
@@ -187,7 +191,7 @@ func (t *Tidier) estimate(v *view, p pki.Policy) pki.Estimate {
 }
 
 // mayPass tells whether the mount's lists may be read again already.
-func (t *Tidier) mayPass(sample *mountSample, want pki.Want, b *budget, passes int) bool {
+func (t *Tidier) mayPass(sample *mountSample, e pki.Estimate, want pki.Want, p pki.Policy, b *budget, passes int) bool {
 	if b.asked {
 		return passes < askedPasses
 	}
@@ -195,7 +199,10 @@ func (t *Tidier) mayPass(sample *mountSample, want pki.Want, b *budget, passes i
 		return true
 	}
 	every := refineEvery
-	if want.Urgent {
+	switch {
+	case want.Urgent && want.News && p.CouldBeDue(e):
+		every = min(passEvery, passNews*time.Duration(1+e.Total.Entries/newsEntries)-passNews/4) // calls of Once differ by some seconds
+	case want.Urgent:
 		every = passEvery
 	}
 	return sample.passedAt.IsZero() || t.now().Sub(sample.passedAt) >= every

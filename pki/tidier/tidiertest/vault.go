@@ -81,6 +81,8 @@ type Vault struct {
 
 	Counted pki.Leases // what Leases answers
 
+	Watched bool // Latest knows each list as it is; else it knows none
+
 	Denied []string // paths at which the token may do nothing, as Capabilities says
 	Silent bool     // the token may not ask for its capabilities
 
@@ -473,8 +475,20 @@ func (m *Mount) measured(now time.Time) pki.CRL {
 	}
 }
 
-// Latest implements tidier.CRLs. This one remembers nothing.
-func (v *Vault) Latest(pki.Mount) ([]pki.CRL, bool) { return nil, false }
+// Latest implements tidier.CRLs: what is served now where it is Watched.
+func (v *Vault) Latest(m pki.Mount) ([]pki.CRL, bool) {
+	if !v.Watched {
+		return nil, false
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, known := range v.mounts {
+		if known.Mount == m {
+			return []pki.CRL{known.measured(v.Now())}, true
+		}
+	}
+	return nil, false
+}
 
 // Entries implements tidier.CRLs.
 func (v *Vault) Entries(ctx context.Context, m pki.Mount, begin func(pki.Issuer) func(crl.Entry) error) ([]pki.CRL, error) {
