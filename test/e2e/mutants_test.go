@@ -32,7 +32,7 @@ type mutant struct {
 // longest sorts what takes longest first: those that pkiwarden cannot deny, and
 // asks again a minute after.
 func (m *mutant) longest() string {
-	for _, begin := range []string{"key-", "pem-", "another-name"} {
+	for _, begin := range []string{"key-", "pem-", "another-name", "signer-"} {
 		if strings.HasPrefix(m.name, begin) {
 			return "1"
 		}
@@ -419,7 +419,7 @@ func mutants(tenants map[string]identity) []*mutant {
 		{name: "swapped-dns", way: swapped, edit: dnsAdd("evil.example")},
 		{name: "swapped-ca", way: swapped, edit: extension(asn1.ObjectIdentifier{2, 5, 29, 19}, true, struct{ CA bool }{true})},
 		{name: "swapped-key", way: swapped, edit: otherKey(ecdsaOn(elliptic.P256()))},
-		{name: swappedSigner, way: swapped, edit: signedBy("kubernetes.io/kube-apiserver-client")},
+		{name: "swapped-signer", way: swapped, edit: signedBy("kubernetes.io/kube-apiserver-client")},
 		{name: "swapped-usage", way: swapped, edit: add(certificatesv1.UsageCertSign)},
 		{name: "swapped-by-a-tenant", way: swapped, edit: tenant("tenant")},
 
