@@ -214,17 +214,21 @@ func TestJustDeleted(t *testing.T) {
 	for _, gone := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(t, even)
-			m := b.vault.Mount("pki")
-			b.vault.Issuer(m, "ca", watchtest.IssuerOptions{})
-			b.publish(m, "ca", 1)
+			var mounts []pki.Mount
+			for n := range 8 { // of which some are looked at before mounts are looked for
+				m := b.vault.Mount(fmt.Sprint("m", n))
+				b.vault.Issuer(m, "ca", watchtest.IssuerOptions{})
+				b.publish(m, "ca", 1)
+				mounts = append(mounts, m)
+			}
 			if err := b.run(10 * time.Minute); err != nil {
 				t.Fatal(err)
 			}
 			b.wantRules()
-			b.vault.FailIssuers(m, denied)
-			b.vault.FailCRL(m, "ca", denied)
-			if gone {
-				b.vault.Hide(m, true)
+			for _, m := range mounts {
+				b.vault.FailIssuers(m, denied)
+				b.vault.FailCRL(m, "ca", denied)
+				b.vault.Hide(m, gone)
 			}
 			said := map[string]bool{}
 			for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); time.Sleep(time.Second) {
