@@ -52,6 +52,9 @@ func (s State) pairFinding(want Spec, now time.Time) *Finding {
 	}
 	schedule := want.Schedule(live.Leaf, live.IssuedAt)
 	f.Evidence = fmt.Sprintf("valid %s to %s, renewal was due %s", stamp(live.Leaf.NotBefore), stamp(live.Leaf.NotAfter), stamp(schedule.RenewAt))
+	if at := want.RenewalAt(live.Leaf, live.IssuedAt, now); want.Windows != nil && at.After(now) {
+		f.Evidence += ", waits for its window until " + stamp(at)
+	}
 	switch {
 	case !now.Before(live.Leaf.NotAfter):
 		f.Rule, f.Summary = RuleExpired, "the certificate expired "+stamp(live.Leaf.NotAfter)
@@ -163,7 +166,8 @@ func (s State) failureFinding(want Spec, now time.Time) *Finding {
 	if last == nil || last.Wanted != want.Fingerprint() {
 		return nil
 	}
-	if _, due := want.due(s.Live, s.Trust, now); !due {
+	// Outside its windows the certificate is needed all the same.
+	if _, needed := want.needed(s.Live, s.Trust, now); !needed {
 		return nil
 	}
 	remedy := map[string]string{
@@ -184,7 +188,7 @@ func (s State) failureFinding(want Spec, now time.Time) *Finding {
 // heldBackFinding tells that a certificate is needed, but asked for so often that
 // somebody must be undoing what we do.
 func (s State) heldBackFinding(want Spec, now time.Time) *Finding {
-	_, due := want.due(s.Live, s.Trust, now)
+	_, due := want.needed(s.Live, s.Trust, now)
 	until, why := s.Pending.holdUntil(want.grantedAs(s.Live), s.Others, now)
 	last := s.Pending.LastFailure
 	told := last != nil && last.Wanted == want.Fingerprint()

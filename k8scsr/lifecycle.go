@@ -159,8 +159,15 @@ func (s State) rest(want Spec, now time.Time) Step {
 	if s.Live.Managed && s.Trust.Configured() && !sameCertificates(s.Live.CA, s.Trust.PEM) {
 		return Step{Kind: PublishTrust, Reason: "the trust bundle changed", LookAgainAt: now}
 	}
-	at := want.Schedule(s.Live.Leaf, s.Live.IssuedAt).RenewAt
-	return wait(Nothing, at, "good until %s, renewal is due %s", stamp(s.Live.Leaf.NotAfter), stamp(at))
+	schedule := want.Schedule(s.Live.Leaf, s.Live.IssuedAt)
+	at := want.RenewalAt(s.Live.Leaf, s.Live.IssuedAt, now)
+	switch {
+	case at.Equal(schedule.RenewAt):
+		return wait(Nothing, at, "good until %s, renewal is due %s", stamp(s.Live.Leaf.NotAfter), stamp(at))
+	case at.Equal(schedule.CriticalAt):
+		return wait(Nothing, at, "good until %s, renewal begins %s, when it becomes critical, since no window opens before", stamp(s.Live.Leaf.NotAfter), stamp(at))
+	}
+	return wait(Nothing, at, "good until %s, renewal is due %s and begins %s, when its window opens", stamp(s.Live.Leaf.NotAfter), stamp(schedule.RenewAt), stamp(at))
 }
 
 // goOn is the step while an attempt is under way.

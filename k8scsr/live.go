@@ -67,6 +67,9 @@ type Schedule struct {
 // are renewed so often that they drift apart by themselves.
 const spreadFrom = 24 * time.Hour
 
+// spare is for a clock that is slow, and for the renewal itself.
+const spare = clockSkew + time.Minute
+
 // Schedule computes the shares of the lifetime granted, counted from the time of
 // issue, which is when we published the certificate, and never before its
 // NotBefore. Counting from NotBefore instead would be wrong for short
@@ -77,6 +80,10 @@ const spreadFrom = 24 * time.Hour
 // Renewal is put off by a share that depends on the certificate's name alone, so
 // that replicas do not expire together: at most half the way to AlertAt, and
 // only for lifetimes of a day or more.
+//
+// A share that leaves less than spare before the end is not used in full, down
+// to the default: with a clock that is five minutes slow the end comes five
+// minutes sooner than it seems.
 func (s Spec) Schedule(leaf *x509.Certificate, issuedAt time.Time) Schedule {
 	life := s.life(leaf, issuedAt)
 	start := leaf.NotAfter.Add(-life)
@@ -87,7 +94,14 @@ func (s Spec) Schedule(leaf *x509.Certificate, issuedAt time.Time) Schedule {
 	if life >= spreadFrom {
 		renewAt += (s.AlertAt - s.RenewAt) / 2 * spread(s.Name)
 	}
-	return Schedule{RenewAt: at(renewAt), AlertAt: at(s.AlertAt), CriticalAt: at(s.CriticalAt)}
+	out := Schedule{RenewAt: at(renewAt), AlertAt: at(s.AlertAt), CriticalAt: at(s.CriticalAt)}
+	if latest := leaf.NotAfter.Add(-spare); latest.Before(out.RenewAt) && renewAt > DefaultRenewAt {
+		out.RenewAt = latest
+		if soonest := at(DefaultRenewAt); latest.Before(soonest) {
+			out.RenewAt = soonest
+		}
+	}
+	return out
 }
 
 // life is what Schedule takes for the lifetime granted.
@@ -132,8 +146,49 @@ func (s Spec) grantedInFull(leaf *x509.Certificate) bool {
 	return leaf.NotAfter.Sub(leaf.NotBefore) >= s.Lifetime-max(s.Lifetime/100, time.Minute)
 }
 
-// due tells whether a new certificate is needed now, and why, in words.
+// Windows are times in which renewals may begin.
+type Windows interface {
+	// NextOpening is the first instant from now on at which one is open, now
+	// itself included; zero where none opens within weeks.
+	NextOpening(now time.Time) time.Time
+}
+
+// RenewalAt is when the renewal of a certificate that is well begins: when it is
+// due, or, where Windows are given, when the first one opens from then on, or
+// from now on where that is later. No window puts it off beyond CriticalAt.
+func (s Spec) RenewalAt(leaf *x509.Certificate, issuedAt, now time.Time) time.Time {
+	schedule := s.Schedule(leaf, issuedAt)
+	at := schedule.RenewAt
+	if s.Windows == nil {
+		return at
+	}
+	if now.After(at) {
+		at = now
+	}
+	if opens := s.Windows.NextOpening(at); !opens.IsZero() && opens.Before(schedule.CriticalAt) {
+		return opens
+	}
+	return schedule.CriticalAt
+}
+
+// due tells whether a new certificate is to be asked for now, and why, in words.
+// A renewal waits for a window; what is missing, broken, expired or not what is
+// wanted does not.
 func (s Spec) due(live Live, trust Trust, now time.Time) (string, bool) {
+	why, needed := s.needed(live, trust, now)
+	if !needed || s.Windows == nil || !s.renewal(live, trust, now) {
+		return why, needed
+	}
+	return why, !now.Before(s.RenewalAt(live.Leaf, live.IssuedAt, now))
+}
+
+// renewal tells that nothing is wrong with the certificate but its age.
+func (s Spec) renewal(live Live, trust Trust, now time.Time) bool {
+	return live.Usable(now) && s.unwanted(live, trust, now) == ""
+}
+
+// needed tells whether a new certificate is needed, and why, in words.
+func (s Spec) needed(live Live, trust Trust, now time.Time) (string, bool) {
 	switch {
 	case live.Problem != "":
 		return "the stored pair is unusable: " + live.Problem, true

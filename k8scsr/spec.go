@@ -60,6 +60,8 @@ type Spec struct {
 	CriticalAt float64       // default 0.9
 	Patience   time.Duration // how long a request may wait for its approval or its certificate before that is a finding; default 15m
 
+	Windows Windows // in which renewals may begin; nil: always
+
 	Approve bool // approve our own requests under the exact-match policy
 	Paused  bool // observe and report, change nothing
 

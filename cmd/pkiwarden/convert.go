@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/ops"
@@ -81,9 +82,33 @@ func spec(c config.Certificate) (k8scsr.Spec, error) {
 		RenewAt:       c.RenewAt,
 		AlertAt:       c.AlertAt,
 		CriticalAt:    c.CriticalAt,
+		Windows:       renewalWindows(c.Windows),
 		Approve:       c.Approve,
 		Paused:        c.Paused,
 	}, err
+}
+
+// renewals are windows of renewals: what a window is knows package pki, whose
+// tidies have them too.
+type renewals []pki.Window
+
+func (w renewals) NextOpening(now time.Time) time.Time { return pki.NextOpening(w, now) }
+
+// renewalWindows is nil for none: always.
+func renewalWindows(list []config.Window) k8scsr.Windows {
+	if len(list) == 0 {
+		return nil
+	}
+	return renewals(windows(list))
+}
+
+func windows(list []config.Window) []pki.Window {
+	var out []pki.Window
+	for _, w := range list {
+		from, to := w.Clock()
+		out = append(out, pki.Window{Days: w.Weekdays(), From: from, To: to, Location: w.Location()})
+	}
+	return out
 }
 
 func profileNames(p *config.Profile) ([]string, []netip.Addr, error) {
@@ -181,10 +206,7 @@ func tidyPolicy(c *config.Config) pki.Policy {
 		MinInterval:               t.MinInterval,
 		CertStore:                 t.CertStore,
 		Rotate:                    t.Rotate == nil || *t.Rotate,
-	}
-	for _, w := range t.Windows {
-		from, to := w.Clock()
-		p.Windows = append(p.Windows, pki.Window{Days: w.Weekdays(), From: from, To: to, Location: w.Location()})
+		Windows:                   windows(t.Windows),
 	}
 	if t.Pause != nil {
 		p.Pause = *t.Pause

@@ -211,8 +211,16 @@ func certificateDoes(c config.Certificate) string {
 	if c.Approve {
 		approval = "approves its own request"
 	}
-	return fmt.Sprintf("%s: Secret %s/%s, signed by %s, %s, renewed at %v of the lifetime granted",
+	does := fmt.Sprintf("%s: Secret %s/%s, signed by %s, %s, renewed at %v of the lifetime granted",
 		c.Name, c.Secret.Namespace, c.Secret.Name, c.Signer, approval, c.RenewAt)
+	if len(c.Windows) > 0 {
+		var windows []string
+		for _, w := range c.Windows {
+			windows = append(windows, w.String())
+		}
+		does += fmt.Sprintf(", in the windows %s until it is critical at %v", strings.Join(windows, "; "), c.CriticalAt)
+	}
+	return does
 }
 
 // namesDo lists the names of a certificate that the file does not say outright.

@@ -67,7 +67,7 @@ func (m *metrics) observe(c *Certificate, live k8scsr.Live) {
 	}
 	set(m.notBefore, live.Leaf.NotBefore)
 	set(m.notAfter, live.Leaf.NotAfter)
-	set(m.renewal, c.Spec.Schedule(live.Leaf, live.IssuedAt).RenewAt)
+	set(m.renewal, c.Spec.RenewalAt(live.Leaf, live.IssuedAt, time.Time{}))
 }
 
 func (m *metrics) count(result k8scsr.Result) {

@@ -79,6 +79,7 @@ func (d *decoder) checkCertificates(certificates []Certificate) {
 		d.checkKey(at+".key", &c.Key)
 		d.checkTrust(at+".trust", &c.Trust)
 		d.checkTimes(at, c)
+		d.checkWindows(at+".windows", c.Windows)
 	}
 	for i, c := range certificates {
 		next := ObjectName{c.Secret.Namespace, c.Secret.Name + "-next"}

@@ -194,6 +194,7 @@ func TestEveryKeyIsInTheContract(t *testing.T) {
 		"certificates[].trust.file", "certificates[].trust.secret", "crl.limit.bytes", "crl.limit.backend", "crl.limit.kvMaxValueSize",
 		"crl.limit.txnMaxReqLen", "crl.limit.maxEntrySize", "deliver[].from.mounted", "deliver[].reload.consul", "deliver[].reload.none",
 		"certificates[].trust.secret.namespace", "certificates[].trust.secret.name", "certificates[].trust.secret.key", "log.format",
+		"certificates[].windows[].days", "certificates[].windows[].from", "certificates[].windows[].to", "certificates[].windows[].timezone",
 		"tidy.windows[].days", "tidy.windows[].from", "tidy.windows[].to", "tidy.windows[].timezone",
 	}
 	for key, parents := range contractKeys() {

@@ -236,6 +236,9 @@ func TestValidForecast(t *testing.T) {
 
 func TestValidWindows(t *testing.T) {
 	c := load(t, "valid-windows.yml")
+	if w := c.Certificates[0].Windows; len(w) != 1 || w[0].String() != "Tue 02:00-05:00 Europe/Berlin" {
+		t.Errorf("windows of the certificate: %v", w)
+	}
 	if !c.Tidy.OwnAutoTidy || !c.Tidy.IgnoreWindowsWhenCritical || c.Tidy.Trigger.Horizon != 240*time.Hour || len(c.Tidy.Windows) != 3 {
 		t.Fatalf("%+v", c.Tidy)
 	}
