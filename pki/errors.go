@@ -3,6 +3,7 @@ package pki
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // What stands between a caller and Vault, as far as callers tell it apart.
@@ -13,6 +14,9 @@ var (
 	ErrNoActiveNode = errors.New("vault has no active node")
 	// ErrUnreachable: nothing that speaks for Vault answered.
 	ErrUnreachable = errors.New("vault is unreachable")
+	// ErrNotVault: something answered in a way in which Vault does not, a proxy's
+	// page for instance.
+	ErrNotVault = errors.New("not Vault's answer")
 	// ErrNoCRL: Vault answered and has no list for the issuer (status 204 or an
 	// empty body).
 	ErrNoCRL = errors.New("vault has no CRL for this issuer")
@@ -73,3 +77,16 @@ type RefusedError struct {
 func (e *RefusedError) Error() string {
 	return fmt.Sprintf("vault refused %s with status %d: %s", e.Path, e.Status, e.Message)
 }
+
+// FailingError says that Vault, or what stands before it, could not answer now: a
+// status of 429 or of the 500s other than those of a sealed Vault or one without
+// an active node. What was asked may have happened all the same, unless it was
+// 429. It may pass by itself.
+type FailingError struct {
+	Status     int
+	RetryAfter time.Duration // as was asked for, 0 where it was not
+	Message    string
+}
+
+// Error quotes the answer.
+func (e *FailingError) Error() string { return fmt.Sprintf("status %d: %s", e.Status, e.Message) }

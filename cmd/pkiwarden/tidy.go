@@ -40,7 +40,7 @@ started is stopped, and what it deleted is proved by the next call.
 ` + rescueHelp + codes{
 			0:            "each mount is done, not due, or held back for the reason given",
 			exitCritical: "a run failed, was not proved, got lost or was refused, a right is\nmissing, or a mount is not there; a rescue is needed, or not complete",
-			exitUnknown:  "it could not be determined: Vault sealed or away, or no mount is\nselected",
+			exitUnknown:  "it could not be determined: Vault sealed, away or failing (429 and\n5xx are asked again a few times first), an answer that is not\nVault's, or no mount is selected",
 			exitUsage:    "wrong usage or configuration", exitInterrupted: interrupted,
 		}.help(),
 		Example: `  pkiwarden tidy --dry-run
@@ -110,10 +110,13 @@ func interruptedTidy(reports []tidier.Report) error {
 // tidyExitCode tells what could not be determined from what failed or was
 // refused.
 func tidyExitCode(err error) int {
-	for _, unknown := range []error{errLogin, tidier.ErrNoMount, pki.ErrSealed, pki.ErrNoActiveNode, pki.ErrUnreachable} {
+	for _, unknown := range []error{errLogin, tidier.ErrNoMount, pki.ErrSealed, pki.ErrNoActiveNode, pki.ErrUnreachable, pki.ErrNotVault} {
 		if errors.Is(err, unknown) {
 			return exitUnknown
 		}
+	}
+	if errors.As(err, new(*pki.FailingError)) {
+		return exitUnknown
 	}
 	return exitCritical
 }

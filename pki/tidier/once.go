@@ -148,7 +148,11 @@ func (t *Tidier) confirm(ctx context.Context, v *view, p pki.Policy) error {
 	if status, known := s.statuses[v.mount]; known {
 		o.Status = &status
 	} else {
-		o.Status = nil
+		err := s.errs[v.mount]
+		if _, denied := isDenied(err); !denied {
+			return err
+		}
+		o.Status, v.statusErr = nil, err
 	}
 	v.decision = pki.Plan(*o, p, t.now())
 	return nil

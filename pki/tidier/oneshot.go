@@ -76,7 +76,11 @@ func (t *Tidier) Tidy(ctx context.Context, r Request) ([]Report, error) {
 	}
 	defer leave()
 
-	s, err := t.glance(ctx)
+	var s *survey
+	err = t.retry(ctx, func() (err error) {
+		s, err = t.glance(ctx)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -132,15 +136,17 @@ func (t *Tidier) turns(ctx context.Context, mounts []pki.Mount, p pki.Policy) ([
 
 // lookAsked looks at v's mount as it is now.
 func (t *Tidier) lookAsked(ctx context.Context, v *view, p pki.Policy) error {
-	s, err := t.glance(ctx, v.mount)
-	if err != nil {
+	return t.retry(ctx, func() error {
+		s, err := t.glance(ctx, v.mount)
+		if err != nil {
+			return err
+		}
+		fresh, err := t.look(ctx, s, v.mount, p, true)
+		if err == nil {
+			*v = *fresh
+		}
 		return err
-	}
-	fresh, err := t.look(ctx, s, v.mount, p, true)
-	if err == nil {
-		*v = *fresh
-	}
-	return err
+	})
 }
 
 // wanted are the mounts asked for.
@@ -217,7 +223,7 @@ func (t *Tidier) actAsked(ctx context.Context, v *view, p pki.Policy, r Request)
 			err = t.lookAsked(ctx, v, p)
 		}
 		if err == nil && v.decision.Verdict == pki.RunNow {
-			err = t.confirm(ctx, v, p)
+			err = t.retry(ctx, func() error { return t.confirm(ctx, v, p) })
 		}
 		if err != nil {
 			return nil, err

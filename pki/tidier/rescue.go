@@ -83,7 +83,11 @@ func (t *Tidier) Rescue(ctx context.Context, o RescueRequest) ([]RescueReport, e
 		return nil, err
 	}
 	defer leave()
-	s, err := t.survey(ctx)
+	var s *survey
+	err = t.retry(ctx, func() (err error) {
+		s, err = t.survey(ctx)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

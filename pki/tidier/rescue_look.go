@@ -213,7 +213,7 @@ func (d *dossier) readOne(ctx context.Context, h *held) error {
 		return err
 	case err != nil:
 		// Vault stops at it as well, when it builds a list and when it tidies.
-		return fmt.Errorf("%w; Vault can neither tidy nor build a list past it, see the runbook's tidy-failed", err)
+		return fmt.Errorf("%v; Vault can neither tidy nor build a list past it, see the runbook's tidy-failed", err)
 	}
 	h.known = true
 	if cert == nil {

@@ -3,6 +3,7 @@ package vaultpki
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -80,6 +81,9 @@ func (v *Vault) openCRL(ctx context.Context, r request, form string) (*crlBody, 
 	var list io.Reader = arriving{resp.Body}
 	if form == FormJSON {
 		if list, err = findString(list, "data", "crl"); err != nil {
+			if !errors.Is(err, pki.ErrUnreachable) {
+				err = fmt.Errorf("%w: %w", pki.ErrNotVault, err)
+			}
 			return fail(err)
 		}
 	}

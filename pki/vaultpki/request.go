@@ -64,10 +64,10 @@ func (v *Vault) read(ctx context.Context, r request, data any) error {
 		return err
 	}
 	if len(a.Data) == 0 {
-		return fmt.Errorf("reading %s: answer without data", r.path)
+		return fmt.Errorf("reading %s: %w: answer without data", r.path, pki.ErrNotVault)
 	}
 	if err := json.Unmarshal(a.Data, data); err != nil {
-		return fmt.Errorf("reading %s: decoding answer: %w", r.path, err)
+		return fmt.Errorf("reading %s: %w: decoding answer: %w", r.path, pki.ErrNotVault, err)
 	}
 	return nil
 }
@@ -80,7 +80,7 @@ func (v *Vault) readBare(ctx context.Context, r request, data any) error {
 		return err
 	}
 	if err := json.Unmarshal(body, data); err != nil {
-		return fmt.Errorf("reading %s: decoding answer: %w", r.path, err)
+		return fmt.Errorf("reading %s: %w: decoding answer: %w", r.path, pki.ErrNotVault, err)
 	}
 	return nil
 }
@@ -96,7 +96,7 @@ func (v *Vault) do(ctx context.Context, r request) (answer, error) {
 		return a, nil
 	}
 	if err := json.Unmarshal(body, &a); err != nil {
-		return answer{}, fmt.Errorf("reading %s: decoding answer: %w", r.path, err)
+		return answer{}, fmt.Errorf("reading %s: %w: decoding answer: %w", r.path, pki.ErrNotVault, err)
 	}
 	return a, nil
 }
@@ -115,7 +115,7 @@ func (v *Vault) fetch(ctx context.Context, r request) (int, []byte, error) {
 		return 0, nil, fmt.Errorf("reading %s: %w: %w", r.path, pki.ErrUnreachable, err)
 	}
 	if len(body) > maxAnswer {
-		return 0, nil, fmt.Errorf("reading %s: answer is longer than %d bytes", r.path, maxAnswer)
+		return 0, nil, fmt.Errorf("reading %s: %w: it is longer than %d bytes", r.path, pki.ErrNotVault, maxAnswer)
 	}
 	return resp.StatusCode, body, nil
 }
@@ -216,10 +216,20 @@ func (v *Vault) refusal(r request, resp *http.Response) error {
 	case tooLarge(text) != nil:
 		return tooLarge(text)
 	case status == http.StatusTooManyRequests || status >= 500:
-		return fmt.Errorf("asking Vault for %s: status %d: %s", r.path, status, text)
+		return fmt.Errorf("asking Vault for %s: %w", r.path, &pki.FailingError{Status: status, RetryAfter: retryAfter(resp.Header), Message: text})
 	default:
 		return &pki.RefusedError{Path: r.path, Status: status, Message: text}
 	}
+}
+
+// retryAfter is what an answer asks to wait, in whole seconds; 0 where it does
+// not, or by a date.
+func retryAfter(h http.Header) time.Duration {
+	n, err := strconv.ParseUint(h.Get("Retry-After"), 10, 16)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(n) * time.Second
 }
 
 // capability is what a policy must grant for r.

@@ -3,6 +3,8 @@ package vaultpki_test
 import (
 	"errors"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -190,9 +192,9 @@ func TestErrors(t *testing.T) {
 		{"redirect", "307 https://10.0.0.7:8200/v1/team/pki/tidy-status", nil, "redirects to https://10.0.0.7:8200: set vault.address"},
 		{"overloaded", `429 {"errors":["request path: rate limit quota exceeded"]}`, nil, "status 429: request path: rate limit quota exceeded"},
 		{"not Vault", `502 <html><body>Bad gateway</body></html>`, nil, `status 502: "<html><body>Bad gateway`},
-		{"no JSON", `<html>`, nil, "decoding answer"},
+		{"no JSON", `<html>`, pki.ErrNotVault, "not Vault's answer: decoding answer"},
 		{"no data", `{"data":null}`, nil, ""},
-		{"endless", `{"data":{"state":"` + strings.Repeat("a", 9<<20) + `"}}`, nil, "longer than 8388608 bytes"},
+		{"endless", `{"data":{"state":"` + strings.Repeat("a", 9<<20) + `"}}`, pki.ErrNotVault, "longer than 8388608 bytes"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -208,6 +210,24 @@ func TestErrors(t *testing.T) {
 				t.Errorf("%d requests: something retries or follows", len(f.requests))
 			}
 		})
+	}
+}
+
+// What may pass by itself is told apart, with how long it asks to wait.
+func TestFailing(t *testing.T) {
+	for header, want := range map[string]time.Duration{"": 0, "7": 7 * time.Second, "-1": 0, "Sat, 21 Nov 2026 14:00:00 GMT": 0, "99999999999999999999": 0} {
+		for status, failing := range map[int]bool{429: true, 500: true, 503: true, 400: false, 404: false, 403: false} {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Retry-After", header)
+				w.WriteHeader(status)
+			}))
+			_, err := (&fake{t: t, server: server}).vault().TidyStatus(t.Context(), mount)
+			server.Close()
+			var f *pki.FailingError
+			if errors.As(err, &f) != failing || failing && (f.Status != status || f.RetryAfter != want) {
+				t.Errorf("%d with Retry-After %q: %v", status, header, err)
+			}
+		}
 	}
 }
 

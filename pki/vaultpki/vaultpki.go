@@ -5,8 +5,8 @@
 // 8 MiB and no further, nothing is retried, and no redirect is followed. Errors
 // that callers tell apart are those of package pki: [pki.PermissionError],
 // [pki.RedirectError], [pki.RefusedError], [pki.TooLargeError], [pki.ErrSealed],
-// [pki.ErrNoActiveNode], [pki.ErrUnreachable], [pki.ErrNoCRL],
-// [pki.ErrNotModified]. Names and texts that come from Vault are taken for
+// [pki.ErrNoActiveNode], [pki.ErrUnreachable], [pki.FailingError],
+// [pki.ErrNotVault], [pki.ErrNoCRL], [pki.ErrNotModified]. Names and texts that come from Vault are taken for
 // hostile: they reach a path only where they cannot change its meaning, and an
 // error or a label only as printable text.
 package vaultpki
