@@ -188,11 +188,14 @@ func removedEarly(o Observation, _ Thresholds, now time.Time) (Finding, bool) {
 			"then revoke those certificates again. The finding ends when the entries are back, or a day after they were missed.",
 		Citation: "RFC 5280 section 3.3: an entry must not be removed until it appears on one regularly scheduled CRL issued beyond the revoked certificate's validity period",
 	}
-	if l.Assumed {
+	switch {
+	case l.Assumed && o.wentBack(now):
+		f.Evidence += "the CRL number went backwards, as after a restore, and no tidy does that"
+	case l.Assumed:
 		f.Severity = Warning
 		f.Evidence += fmt.Sprintf("Vault tells of no tidy, and one that leaves what was revoked within %s is assumed", exactly(buffer))
 		f.Remedy += " Where tidy runs here with a shorter safety buffer, let pkiwarden read tidy-status and config/auto-tidy, or lengthen the buffer."
-	} else {
+	default:
 		f.Evidence += fmt.Sprintf("tidy leaves what was revoked within %s here", exactly(buffer))
 	}
 	return f, true

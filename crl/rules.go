@@ -38,6 +38,7 @@ type Observation struct {
 
 	Highest      *big.Int  // the highest CRL number that was seen
 	HighestUntil time.Time // nextUpdate of the list that carried it
+	Setback      *Setback  // what List lacks of a newer one that was there before, nil for nothing
 	Twin         *Twin     // another list with the same number, nil for none
 
 	// Delta is set where List is what the endpoint for delta CRLs serves; Base is

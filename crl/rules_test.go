@@ -53,6 +53,14 @@ func TestFindings(t *testing.T) {
 	}
 	tooLarge := fmt.Errorf("scanning CRL: a list of 2001 bytes, at most 2000 are read: %w", ErrTooLarge)
 	twin := &Twin{Number: big.NewInt(7), ThisUpdate: now.Add(-time.Hour), NextUpdate: now.Add(time.Hour)}
+	// Thirty entries of a class of age are not in a list made an hour before.
+	setback := func(class int, buffer time.Duration) *Setback {
+		c := Changes{Removed: 30, Backwards: true}
+		c.gone[class] = 30
+		b := NewSetback(Mark{ThisUpdate: now.Add(-time.Hour).Unix()}, Summary{ThisUpdate: now.Add(-2 * time.Hour)}, c)
+		b.Buffer = buffer
+		return b
+	}
 	verdicts := map[string]bool{}
 	for _, c := range []struct {
 		name     string
@@ -118,6 +126,10 @@ func TestFindings(t *testing.T) {
 
 		{"number as before", Observation{List: numbered(7), Highest: big.NewInt(7), HighestUntil: now.Add(time.Hour)}, "", ""},
 		{"number went backwards", Observation{List: numbered(6), Highest: big.NewInt(7), HighestUntil: now.Add(time.Hour)}, "crl-number-backwards warning", "number 6, after 7, which is valid until 2026-05-01T13:00:00Z"},
+		{"set back, just revoked", Observation{List: numbered(6), Highest: big.NewInt(7), HighestUntil: now.Add(time.Hour), Setback: setback(2, 0)}, "crl-number-backwards critical",
+			"number 6, after 7, which is valid until 2026-05-01T13:00:00Z; the CRL of 2026-05-01T11:00:00Z had at least 30 entries that the one served now, of 2026-05-01T10:00:00Z, does not have; at least 30 of them were revoked less than 24 h ago, and stay listed for as long after their end, as is assumed"},
+		{"set back, with a buffer that is over", Observation{List: numbered(6), Highest: big.NewInt(7), HighestUntil: now.Add(time.Hour), Setback: setback(2, time.Hour)}, "crl-number-backwards warning", "at least 30 entries"},
+		{"set back, long revoked", Observation{List: numbered(6), Setback: setback(ages-1, 0)}, "crl-number-backwards warning", "the CRL of 2026-05-01T11:00:00Z had at least 30 entries"},
 		{"number of a list that has ended", Observation{List: numbered(6), Highest: big.NewInt(7), HighestUntil: now}, "", ""},
 		{"no number", Observation{List: list(1), Highest: big.NewInt(7), HighestUntil: now.Add(time.Hour)}, "", ""},
 
@@ -184,6 +196,16 @@ func TestFindings(t *testing.T) {
 	for _, r := range rules {
 		if !verdicts[r.id] {
 			t.Errorf("no fixture makes %s speak", r.id)
+		}
+	}
+}
+
+// TestNoSetback: a newer list is another matter, and an older one that has all
+// entries loses none.
+func TestNoSetback(t *testing.T) {
+	for _, c := range []Changes{{Removed: 3}, {Backwards: true}, {Backwards: true, Added: 3}} {
+		if b := NewSetback(Mark{}, Summary{}, c); b != nil {
+			t.Errorf("%+v: %+v", c, b)
 		}
 	}
 }

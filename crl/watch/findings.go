@@ -111,6 +111,10 @@ func (w *Watch) observe(m pki.Mount, state *mountState, l *list) crl.Observation
 		Twin:         l.past.twin,
 		Lost:         l.past.Loss,
 	}
+	if b := l.past.setback; b != nil {
+		o.Setback = new(*b)
+		o.Setback.Buffer = state.buffer(w.o.Tidy, b.At)
+	}
 	w.lookAhead(&o, state, l)
 	if o.Missing = errors.Is(o.Err, pki.ErrNoCRL); l.none() && l.issuer.KeyID == pki.UnknownKey {
 		o.Err, o.Missing = nil, false // it has no key, as far as can be told

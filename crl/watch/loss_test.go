@@ -150,6 +150,62 @@ func TestRemovedEarly(t *testing.T) {
 	}
 }
 
+// TestRestoredFromBackup: what was revoked after the backup is counted while the
+// old list is served, over restarts, and after the next list is built.
+func TestRestoredFromBackup(t *testing.T) {
+	const (
+		back = "critical crl-number-backwards: mount pki, issuer ca"
+		old  = "warning crl-number-backwards: mount pki, issuer ca"
+		lost = "At least 30 entries were removed"
+	)
+	synctest.Test(t, func(t *testing.T) {
+		b := newLossBench(t, nil)
+		before := at(time.Hour, 10)
+		b.build(before)
+		b.step(3 * time.Minute)
+		backup := time.Now()
+		time.Sleep(10 * time.Minute)
+		after := maps.Clone(before)
+		for n := range 30 {
+			after[int64(n)] = b.began.Sub(time.Now().Add(-time.Duration(n) * time.Second).Truncate(time.Second))
+		}
+		b.number = 40
+		b.build(after)
+		b.step(3 * time.Minute)
+
+		b.buildAs(11, backup, before) // restored
+		b.step(2*time.Minute, back)
+		b.wantText("at least 30 certificates that were revoked are ones that Vault no longer knows as revoked")
+		b.wantText("but for any that have expired since, which cannot be told")
+		b.wantText("at least 30 of them were revoked less than 24 h ago")
+		b.watch.Flush(b.Context())
+		second := b.another(b.cells)
+		if err := second.run(2 * time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		second.wantRules(back)
+		second.wantText("at least 30 certificates")
+
+		b.number = 11
+		b.build(before)
+		b.step(3*time.Minute, old, early)
+		b.findings = b.findings[1:]
+		b.wantText(lost)
+		b.wantText("the CRL number went backwards, as after a restore")
+	})
+	// What was revoked longer ago than tidy leaves it may be gone in any case.
+	synctest.Test(t, func(t *testing.T) {
+		b := newLossBench(t, func(o *watch.Options) { o.Tidy = watch.Tidying{SafetyBuffer: 24 * time.Hour, Every: time.Hour} })
+		b.number = 40
+		b.build(at(30*time.Hour, 40))
+		b.step(3 * time.Minute)
+		b.buildAs(11, b.began.Add(-time.Minute), at(30*time.Hour, 10))
+		b.step(2*time.Minute, old)
+		b.wantText("at least 30 certificates")
+		b.wantText("Whether they have expired cannot be told")
+	})
+}
+
 // TestDisabledIsNoLoss: the list of a mount that was disabled is empty for a
 // reason that is said. What does not come back with it is lost.
 func TestDisabledIsNoLoss(t *testing.T) {
@@ -272,7 +328,7 @@ func TestRemovedEarlyStays(t *testing.T) {
 		second.wantRules()
 	})
 	run("an old list in between", func(b *lossBench) {
-		const backwards = "warning crl-number-backwards: mount pki, issuer ca"
+		const backwards = "critical crl-number-backwards: mount pki, issuer ca"
 		b.buildAs(9, b.began.Add(-time.Minute), at(time.Hour, 6)) // replayed
 		b.step(5*time.Minute, backwards)
 		b.build(at(time.Hour, 10))
@@ -281,7 +337,7 @@ func TestRemovedEarlyStays(t *testing.T) {
 	})
 	run("an old list, and nothing lost", func(b *lossBench) {
 		b.buildAs(9, b.began.Add(-time.Minute), at(time.Hour, 6))
-		b.step(5*time.Minute, "warning crl-number-backwards: mount pki, issuer ca")
+		b.step(5*time.Minute, "critical crl-number-backwards: mount pki, issuer ca")
 		r := at(time.Hour, 14)
 		r[1] = -time.Since(b.began)
 		b.build(r)

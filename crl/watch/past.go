@@ -30,6 +30,7 @@ type past struct {
 	highest      *big.Int  // CRL number, the highest that was seen
 	highestUntil time.Time // when the list that carried it ends
 	twin         *crl.Twin // another list with the number of the last
+	setback      *crl.Setback
 
 	projection  crl.Projection
 	rate        crl.Rate // of revocations
@@ -66,6 +67,9 @@ func (w *Watch) remember(m pki.Mount, l *list, mark *crl.Mark, loss *crl.Loss, t
 		state.kept.dirty = true
 	}
 	changes, counted := tally.Changes(*s)
+	if p.setback = nil; counted {
+		p.setback = crl.NewSetback(*mark, *s, changes)
+	}
 	sample := p.History.Next(*s, l.full.at, mark, changes, counted)
 	p.follow(s, l.full.at)
 	added := p.History.Add(sample)
