@@ -108,6 +108,9 @@ func (r Record) abandon(now time.Time) Record {
 	}
 }
 
+// Abandoned is the record of a certificate that nobody wants any more.
+func (r Record) Abandoned(now time.Time) Record { return r.abandon(now) }
+
 // succeed is the record after an attempt whose certificate was published.
 func (r Record) succeed(now time.Time) Record {
 	return Record{Version: RecordVersion, Attempts: r.recent(now)}

@@ -87,6 +87,8 @@ type Issuer struct {
 	booksAt      time.Time // when they were opened last
 	booksProblem error     // what was met then, or since
 
+	leftoversAt time.Time // when they were looked for last
+
 	watched  sync.Mutex         // guards versions, which Watch writes beside Once
 	versions map[string]version // by the certificate's label
 }

@@ -55,6 +55,7 @@ func (i *Issuer) round(ctx context.Context, due func(*Certificate, *outlook) boo
 	defer i.mu.Unlock()
 	i.identity = k8scsr.Identity{}
 	i.checkBooks(ctx)
+	i.dropLeftovers(ctx)
 	next = i.now().Add(i.interval)
 	var down error // the API cannot be dialled: the next one would fail alike
 	for _, c := range i.certificates {
