@@ -284,10 +284,8 @@ type forged struct {
 	csr *certificatesv1.CertificateSigningRequest
 	who identity
 
-	// The content, which is signed with key unless der is set.
-	content *x509.CertificateRequest
-	key     crypto.Signer // the stored pending one
-	der     []byte
+	content *x509.CertificateRequest // taken apart, for what is signed anew
+	key     crypto.Signer            // the stored pending one
 }
 
 // forge makes the good request again and lets the mutant change one thing of it.
