@@ -33,6 +33,9 @@ tidy.enabled is not asked; --dry-run changes nothing. A newly elected Vault is
 left to settle for two minutes, or minInterval if that is less. A rotation that a
 run owes and that failed is an error, and comes first in the next call.
 
+A Vault that is away or sealed while a run is followed is waited for, five
+minutes at most: after ten seconds, and then twice a minute, stderr says so.
+
 Interrupted, the command ends and the run goes on in Vault; the next call
 follows it to the proof. With --cancel-on-interrupt a run that this call
 started is stopped, and what it deleted is proved by the next call.
@@ -98,6 +101,8 @@ func interruptedTidy(reports []tidier.Report) error {
 			exit.hints = append(exit.hints,
 				fmt.Sprintf("the tidy of mount %s goes on in Vault; %s follows it to the proof", r.Mount, next),
 				fmt.Sprintf("\"vault write -force %s/tidy-cancel\" stops it, and so does --cancel-on-interrupt the next time", r.Mount))
+		case tidier.LeftUnknown:
+			exit.hints = append(exit.hints, fmt.Sprintf("whether the tidy of mount %s goes on is not known, since Vault did not answer; once it does, %s finds out, and follows it where it goes on", r.Mount, next))
 		case tidier.LeftCancelled:
 			exit.hints = append(exit.hints, fmt.Sprintf("the tidy of mount %s is told to stop, which it does at its next entry; %s rebuilds the CRL where that is owed, and measures", r.Mount, next))
 		case tidier.LeftOpen:

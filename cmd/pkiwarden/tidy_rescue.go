@@ -104,7 +104,7 @@ func rescueMounts(ctx context.Context, a *app, r tidier.Request, apply bool) err
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return &exitError{
 			code: exitInterrupted, err: fmt.Errorf("interrupted: %s", err),
-			hints: []string{"a tidy that was begun goes on in Vault; the same command goes on from what is there"},
+			hints: []string{"a tidy that was begun goes on in Vault, as long as that is up and unsealed; the same command goes on from what is there"},
 		}
 	}
 	if exit := new(exitError); errors.As(err, &exit) {

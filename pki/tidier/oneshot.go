@@ -31,6 +31,7 @@ type Left string
 const (
 	LeftRunning   Left = "running"   // it goes on in Vault
 	LeftCancelled Left = "cancelled" // Vault was asked to stop it
+	LeftUnknown   Left = "unknown"   // Vault does not tell: it may go on, or have ended
 	LeftOpen      Left = "open"      // it has ended, or may not have begun; its record is open
 )
 
@@ -283,12 +284,22 @@ func (t *Tidier) settle(ctx context.Context, v *view, report *Report, r Request)
 	run, err := t.follow(ctx, v, time.Time{}, t.o.Patience)
 	if err != nil && ctx.Err() != nil && report.Run {
 		report.Left = LeftRunning
+		if t.following.lost(t.now()) {
+			report.Left = LeftUnknown
+		}
 		if r.CancelOnInterrupt {
 			report.Left = t.cancelInterrupted(ctx, v, run.ID)
 		}
 	}
-	if err != nil {
+	_, denied := isDenied(err)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
 		return run, err
+	case denied && run.Step == pki.StepRunning:
+		return run, fmt.Errorf("%w; the run goes on in Vault, and the next call follows it to the proof", err)
+	default:
+		return run, fmt.Errorf("%w; nothing was learned of the run for %s: the next call finds out what became of it, and follows it where it goes on", err, t.o.Patience)
 	}
 	if run.Outcome != pki.OutcomeOK {
 		report.Reason += "; afterwards: " + run.Explanation

@@ -137,12 +137,19 @@ func denial(err error) *pki.PermissionError {
 func (t *Tidier) follow(ctx context.Context, v *view, until time.Time, patience time.Duration) (pki.Run, error) {
 	run := *v.record.Run
 	lastGood := t.now()
+	t.following.answered, t.following.away = lastGood, nil
+	quiet := waiting{since: lastGood, most: patience}
 	for poll := pollFirst; ; poll = min(poll*5/4, pollMax) {
 		err := t.advance(ctx, v)
 		if err == nil {
 			lastGood = t.now()
+			t.following.answered, t.following.away = lastGood, nil
+			quiet = waiting{since: lastGood, most: patience}
 		} else if !errors.Is(err, pki.ErrConflict) && (ctx.Err() != nil || t.now().Sub(lastGood) >= patience) {
 			return run, err
+		} else if !errors.Is(err, pki.ErrConflict) {
+			t.following.away = err
+			t.tellWaiting(v, &quiet, err)
 		}
 		if err == nil && open(v, run.ID) && !until.IsZero() && !t.now().Before(until) {
 			return *v.record.Run, nil

@@ -32,6 +32,38 @@ type following struct {
 	slow     int  // looks in a row that found Vault degraded
 	noCancel bool // it may not be cancelled, and that was said
 	stopping bool // Vault is stopping it, and that was said
+
+	answered time.Time // when something was last learned of it
+	away     error     // why nothing is since, nil where something is
+}
+
+// lost tells whether it is not known what becomes of the run now.
+func (f *following) lost(now time.Time) bool {
+	return f.away != nil || now.Sub(f.answered) > 2*pollMax
+}
+
+const (
+	// waitQuietly is how long a command waits before it says for what, and
+	// waitAnew how often it says so again.
+	waitQuietly = 10 * time.Second
+	waitAnew    = 30 * time.Second
+)
+
+// waiting is a time in which nothing is learned of a run.
+type waiting struct {
+	since, told time.Time
+	most        time.Duration
+}
+
+// tellWaiting says from time to time what is waited for, and how long at most.
+func (t *Tidier) tellWaiting(v *view, w *waiting, err error) {
+	now := t.now()
+	if now.Sub(w.since) < waitQuietly || !w.told.IsZero() && now.Sub(w.told) < waitAnew {
+		return
+	}
+	w.told = now
+	t.log.Warn("waiting until something can be learned of the tidy", "mount", v.mount.Name(),
+		"since", now.Sub(w.since).Round(time.Second), "at_most", (w.most - now.Sub(w.since)).Round(time.Second), "error", err)
 }
 
 // pause chooses how long a run that begins now sleeps before each entry.
@@ -134,7 +166,7 @@ func (t *Tidier) cancel(ctx context.Context, v *view, run pki.Run) error {
 func (t *Tidier) tell(v *view, run pki.Run, status pki.TidyStatus) {
 	f := &t.following
 	if f.run != run.ID {
-		*f = following{run: run.ID, toldAt: t.now()}
+		*f = following{run: run.ID, toldAt: t.now(), answered: f.answered, away: f.away}
 	}
 	t.metrics.isRunning(v.mount, true)
 	t.o.Watch(v.mount, status)
@@ -184,6 +216,9 @@ func (t *Tidier) cancelInterrupted(ctx context.Context, v *view, id string) Left
 	left, err := t.stop(ctx, v, id)
 	if err != nil {
 		t.log.Warn("tidy was not cancelled", "mount", v.mount.Name(), "error", err)
+		if left == LeftRunning {
+			left = LeftUnknown
+		}
 	}
 	return left
 }
