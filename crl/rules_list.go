@@ -14,6 +14,9 @@ func stale(o Observation, _ Thresholds, now time.Time) (Finding, bool) {
 	if o.List == nil || o.List.NextUpdate.IsZero() {
 		return Finding{}, false
 	}
+	if o.Delta {
+		return staleDelta(o, now)
+	}
 	f := Finding{
 		Evidence: fmt.Sprintf("thisUpdate %s, nextUpdate %s, read %s",
 			o.List.ThisUpdate.Format(time.RFC3339), o.List.NextUpdate.Format(time.RFC3339), o.MeasuredAt.UTC().Format(time.RFC3339)),
@@ -31,6 +34,23 @@ func stale(o Observation, _ Thresholds, now time.Time) (Finding, bool) {
 		return Finding{}, false
 	}
 	return f, true
+}
+
+// staleDelta: without the delta a client still has the full list. Where that has
+// passed its own nextUpdate too, it says all there is to say.
+func staleDelta(o Observation, now time.Time) (Finding, bool) {
+	full := o.Base
+	if now.Before(o.List.NextUpdate) || full != nil && !full.NextUpdate.IsZero() && !now.Before(full.NextUpdate) {
+		return Finding{}, false
+	}
+	return Finding{
+		Severity: Warning,
+		Summary:  "The delta CRL has passed its nextUpdate: clients no longer trust it and fall back to the full CRL, or refuse certificates where they insist on a delta. What was revoked since the full CRL was built they may not learn.",
+		Evidence: fmt.Sprintf("thisUpdate %s, nextUpdate %s, read %s",
+			o.List.ThisUpdate.Format(time.RFC3339), o.List.NextUpdate.Format(time.RFC3339), o.MeasuredAt.UTC().Format(time.RFC3339)),
+		Remedy:   "Read crl/rotate-delta, then crl/rotate: either builds it, or says why not. Where no client asks for deltas, write enable_delta=false to the mount's config/crl.",
+		Citation: "RFC 5280 sections 5.2.4 and 6.3.3: a delta CRL is combined with a complete CRL, and is used while it is current",
+	}, true
 }
 
 // clocksApart is by how much Vault's clock may be ahead of ours.

@@ -51,6 +51,11 @@ func TestFindings(t *testing.T) {
 	dated := func(this, next time.Duration) *Summary {
 		return &Summary{Bytes: 1, ThisUpdate: now.Add(this), NextUpdate: now.Add(next)}
 	}
+	deltaUntil := func(next time.Duration) *Summary {
+		s := dated(-72*time.Hour, next)
+		s.BaseNumber = big.NewInt(7)
+		return s
+	}
 	tooLarge := fmt.Errorf("scanning CRL: a list of 2001 bytes, at most 2000 are read: %w", ErrTooLarge)
 	twin := &Twin{Number: big.NewInt(7), ThisUpdate: now.Add(-time.Hour), NextUpdate: now.Add(time.Hour)}
 	// Thirty entries of a class of age are not in a list made an hour before.
@@ -157,6 +162,10 @@ func TestFindings(t *testing.T) {
 		{"listed twice", Observation{List: ordered(Order{Runs: 1, Sorted: true, Duplicates: 2})}, "crl-duplicate-entries warning", "2 repeat"},
 
 		{"delta", Observation{Delta: true, List: delta(7), Base: numbered(7)}, "", ""},
+		{"delta that passes soon", Observation{Delta: true, List: deltaUntil(time.Second), Base: numbered(7)}, "", ""},
+		{"delta that has passed", Observation{Delta: true, List: deltaUntil(0), Base: numbered(7), MeasuredAt: now}, "crl-stale warning", "nextUpdate 2026-05-01T12:00:00Z"},
+		{"delta that has passed, without the list", Observation{Delta: true, List: deltaUntil(0)}, "crl-stale warning", ""},
+		{"delta that has passed, as has the list", Observation{Delta: true, List: deltaUntil(0), Base: deltaUntil(-time.Second)}, "crl-delta-without-base warning", "the CRL has no number"},
 		{"delta on an older base", Observation{Delta: true, List: delta(6), Base: numbered(7)}, "", ""},
 		{"delta on a newer base", Observation{Delta: true, List: delta(8), Base: numbered(7)}, "crl-delta-without-base warning", "base number 8; the CRL has number 7"},
 		{"delta, the list has no number", Observation{Delta: true, List: delta(8), Base: list(1)}, "crl-delta-without-base warning", "the CRL has no number"},

@@ -33,7 +33,7 @@ func (w *Watch) Findings() []crl.Finding {
 		for _, l := range state.lists {
 			o := w.observe(m, state, l)
 			found = append(found, crl.Findings(o, w.o.Thresholds, now)...)
-			if delta, ok := w.observeDelta(o, l); ok {
+			if delta, ok := w.observeDelta(o, state, l); ok {
 				found = append(found, crl.Findings(delta, w.o.Thresholds, now)...)
 			}
 		}
@@ -129,19 +129,27 @@ func (w *Watch) observe(m pki.Mount, state *mountState, l *list) crl.Observation
 }
 
 // observeDelta is what is known of the delta of a list, false where there is
-// nothing to say about one.
-func (w *Watch) observeDelta(full crl.Observation, l *list) (crl.Observation, bool) {
-	d := &l.delta
+// nothing to say about one. Vault serves an empty delta also where deltas are
+// switched off, and rebuilds it with the full list alone: one that may be such
+// is not judged.
+func (w *Watch) observeDelta(full crl.Observation, state *mountState, l *list) (crl.Observation, bool) {
+	d, list := &l.delta, l.delta.summary
+	switch c := state.settings.config; {
+	case c != nil && !c.EnableDelta:
+		return crl.Observation{}, false
+	case c == nil && list != nil && list.Entries == 0:
+		list = nil
+	}
 	return crl.Observation{
 		Subject:    full.Subject + ", delta CRL",
-		List:       d.summary,
+		List:       list,
 		MeasuredAt: d.at,
 		Err:        w.own(d.err),
 		Limit:      full.Limit,
 		MaxBytes:   full.MaxBytes,
 		Delta:      true,
 		Base:       full.List,
-	}, d.summary != nil || d.err != nil
+	}, list != nil || d.err != nil
 }
 
 // lookAhead adds how many times the live certificates of a list could be

@@ -163,6 +163,11 @@ func (w *Watch) read(ctx context.Context, m pki.Mount, i pki.Issuer, q pki.CRLRe
 	return &summary, nil
 }
 
+// ended tells whether what was read has passed its nextUpdate.
+func (r *reading) ended(now time.Time) bool {
+	return r.summary != nil && !r.summary.NextUpdate.IsZero() && !now.Before(r.summary.NextUpdate)
+}
+
 // measureDelta reads the delta CRL where the mount makes them. They have no
 // series of their own, since a series is named by mount and issuer alone:
 // findings and log tell of them.
@@ -173,7 +178,7 @@ func (w *Watch) measureDelta(ctx context.Context, m pki.Mount, l *list) error {
 	wanted := state != nil && state.settings.config != nil && state.settings.config.EnableDelta
 	if state != nil && state.settings.config == nil && !state.settings.readAt.IsZero() {
 		// It may not be read whether there are any: Vault then shows one, or none.
-		wanted = startedAt.Sub(l.delta.at) >= wholeEvery
+		wanted = startedAt.Sub(l.delta.at) >= wholeEvery || l.delta.ended(startedAt)
 	}
 	if !wanted {
 		if state == nil || state.settings.config != nil {

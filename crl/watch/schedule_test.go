@@ -377,6 +377,55 @@ func TestDelta(t *testing.T) {
 	})
 }
 
+// TestStaleDelta: a delta that is switched off is not judged, nor one that may
+// be; one that is on and has passed its nextUpdate is a warning.
+func TestStaleDelta(t *testing.T) {
+	denied := &pki.PermissionError{Path: "pki/config/crl", Capability: "read"}
+	for _, c := range []struct {
+		name    string
+		enabled bool
+		denied  error
+		entries int
+		want    []string
+	}{
+		{"on", true, nil, 0, []string{"warning crl-stale: mount pki, issuer ca, delta CRL"}},
+		{"on, with entries", true, nil, 2, []string{"warning crl-stale: mount pki, issuer ca, delta CRL"}},
+		{"off", false, nil, 2, nil},
+		{"not known, and empty", false, denied, 0, nil},
+		{"not known, with entries", false, denied, 2, []string{"warning crl-stale: mount pki, issuer ca, delta CRL"}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t, even)
+			m := b.vault.Mount("pki")
+			b.vault.Issuer(m, "ca", watchtest.IssuerOptions{})
+			b.publish(m, "ca", 5) // number 1
+			now := time.Now().Truncate(time.Second)
+			delta := &x509.RevocationList{Number: big.NewInt(2), ThisUpdate: now, NextUpdate: now.Add(2 * time.Hour), ExtraExtensions: watchtest.DeltaOf(1)}
+			for n := range c.entries {
+				delta.RevokedCertificateEntries = append(delta.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: big.NewInt(int64(n + 1)), RevocationTime: now})
+			}
+			b.vault.Build(m, "ca", delta)
+			b.vault.Set(m, pki.CRLConfig{AutoRebuild: true, EnableDelta: c.enabled}, pki.TidyStatus{}, c.denied)
+			if err := b.run(time.Hour); err != nil {
+				t.Fatal(err)
+			}
+			b.wantRules()
+			if err := b.run(2 * time.Hour); err != nil {
+				t.Fatal(err)
+			}
+			t.Log(c.name)
+			b.wantRules(c.want...)
+
+			// Switched off: said of at once, whatever was read before.
+			b.vault.Set(m, pki.CRLConfig{AutoRebuild: true}, pki.TidyStatus{}, nil)
+			if err := b.run(11 * time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			b.wantRules()
+		})
+	}
+}
+
 // TestCancelledUnit leaves nothing behind.
 func TestCancelledUnit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
