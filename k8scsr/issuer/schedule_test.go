@@ -239,3 +239,25 @@ func TestAnswerIsNoticedThroughTheWatch(t *testing.T) {
 		}
 	})
 }
+
+// TestCallsOfARenewal holds what a renewal costs the API, from the look at which
+// it is due to the one after it, where the signer answers at once. (Reads that
+// choose a key or overwrite something are made anew after each write.)
+func TestCallsOfARenewal(t *testing.T) {
+	c, state := newCluster(t), &kept{}
+	cs := c.process("pod-a").client()
+	s := c.issuerOn(cs, func(o *Options) { o.State = state }, vaultTLS())
+	s.once(t)
+	c.now = c.now.Add(17 * time.Hour)
+	cs.ClearActions()
+	state.gets, state.puts = 0, 0
+	s.once(t)
+	calls := map[string]int{}
+	for _, a := range cs.Actions() {
+		calls[a.GetVerb()]++
+	}
+	if calls["create"]+calls["update"] != 7 || calls["get"] > 30 || calls["list"] > 1 || state.gets+state.puts > 2 {
+		t.Errorf("%v, the record %d times", calls, state.gets+state.puts)
+	}
+	t.Logf("%d calls: %v, and %d for the record", len(cs.Actions()), calls, state.gets+state.puts)
+}
