@@ -48,6 +48,7 @@ var rules = []rule{
 	{"tidy-auto-tidy-buffer", autoTidyShortBuffer},
 	{"tidy-auto-tidy-idle", autoTidyIdle},
 	{"tidy-auto-tidy-off", autoTidyOff},
+	{"tidy-short-buffer", shortBuffer},
 }
 
 // Findings are the verdicts of all rules on one mount, given the decision d
