@@ -65,12 +65,6 @@ path "+/certs" {
 #   capabilities = ["read"]
 # }
 
-# How many leases there are, and how many could not be revoked: optional, for
-# the findings vault-lease-backlog and vault-irrevocable-leases.
-path "sys/metrics" {
-  capabilities = ["read"]
-}
-
 # Its own token, for tokens without the policy "default".
 path "auth/token/lookup-self" {
   capabilities = ["read"]
