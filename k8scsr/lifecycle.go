@@ -247,21 +247,29 @@ func (s State) withRequest(r Request, want Spec, now time.Time) Step {
 	return s.decide(r, want, now)
 }
 
-// decide is the step while our CSR awaits a decision.
+// decide is the step while our CSR awaits a decision. One that is not exactly
+// what is wanted, whoever decides, was not made by us or was changed on its way.
+// It is for our key, so it must not stay open for somebody to approve: it is
+// denied where we may, and else given up, for somebody else to deny. The right to
+// approve, which denying needs too, is ours for the wanted signer only.
 func (s State) decide(r Request, want Spec, now time.Time) Step {
-	if !want.Approve {
-		return wait(AwaitApproval, soon(r.CreatedAt, now), "request %s awaits approval by somebody else: kubectl certificate approve %s", r.Name, r.Name)
-	}
 	if !s.Identity.Known() {
 		return wait(AwaitApproval, now.Add(obstacleInterval), "our own identity is not known")
 	}
-	verdict := Policy{Want: want, Requester: s.Identity, Key: s.Pending.Key, UID: s.Pending.CSRUID, PodUIDs: s.Pending.PodUIDs}.Decide(r)
-	if !verdict.Approve {
-		// It is for our key, yet not what we would ask for: it must not stay
-		// open for somebody else to approve.
-		return Step{Kind: Deny, Reason: "it is not exactly what is wanted: " + strings.Join(verdict.Reasons, "; "), LookAgainAt: now, Request: &r}
+	policy := Policy{Want: want, Requester: s.Identity, Key: s.Pending.Key, UID: s.Pending.CSRUID, PodUIDs: s.Pending.PodUIDs}
+	mine := want.Approve
+	policy.Want.Approve = true
+	verdict := policy.Decide(r)
+	switch why := strings.Join(verdict.Reasons, "; "); {
+	case verdict.Approve && !mine:
+		return wait(AwaitApproval, soon(r.CreatedAt, now), "request %s awaits approval by somebody else: kubectl certificate approve %s", r.Name, r.Name)
+	case verdict.Approve:
+		return Step{Kind: Approve, Reason: "request " + r.Name + " is exactly what is wanted", LookAgainAt: now, Request: &r, Result: ResultApproved}
+	case mine && r.Signer == want.Signer:
+		return Step{Kind: Deny, Reason: "it is not exactly what is wanted: " + why, LookAgainAt: now, Request: &r}
+	default:
+		return s.failed(RuleForeign, "", want, now, "request %s is not exactly what is wanted: %s", r.Name, why)
 	}
-	return Step{Kind: Approve, Reason: "request " + r.Name + " is exactly what is wanted", LookAgainAt: now, Request: &r, Result: ResultApproved}
 }
 
 // judge is the step when our CSR carries a certificate.
