@@ -233,8 +233,11 @@ func (d *decoder) checkLimit(l *Limit) {
 
 func (d *decoder) checkTidy(t *Tidy) {
 	d.checkMounts("tidy.mounts", t.Mounts)
-	const floor = 24 * time.Hour
-	if t.SafetyBuffer < floor && !t.AllowShortSafetyBuffer && d.sound("tidy.safetyBuffer", "tidy.allowShortSafetyBuffer") {
+	const floor, least = 24 * time.Hour, time.Second
+	switch {
+	case t.SafetyBuffer < least && d.sound("tidy.safetyBuffer"):
+		d.bad("tidy.safetyBuffer", "%s is shorter than %s, the least that Vault takes; 72h is usual", t.SafetyBuffer, Span(least))
+	case t.SafetyBuffer < floor && !t.AllowShortSafetyBuffer && d.sound("tidy.safetyBuffer", "tidy.allowShortSafetyBuffer"):
 		d.bad("tidy.safetyBuffer", "%s is below the floor of 24h, which clock differences and slow clients need; set allowShortSafetyBuffer: true to insist", Span(t.SafetyBuffer))
 	}
 	if d.sound("tidy.minInterval", "tidy.trigger.atLeastEvery") && t.MinInterval > t.Trigger.AtLeastEvery {

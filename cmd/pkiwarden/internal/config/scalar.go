@@ -201,6 +201,10 @@ func parseDuration(s scalarValue, zero bool) (time.Duration, error) {
 	parsed, err := time.ParseDuration(s.value)
 	switch {
 	case err != nil:
+		// The same with small numbers is a duration.
+		if _, err := time.ParseDuration(numeral.ReplaceAllString(s.value, "1")); err == nil {
+			return 0, fmt.Errorf("%s; it is too large, %dh is the most", expected, int64(math.MaxInt64/time.Hour))
+		}
 		return 0, errors.New(expected)
 	case parsed < 0 && zero:
 		return 0, errors.New("a duration of 0s or more")
@@ -209,6 +213,8 @@ func parseDuration(s scalarValue, zero bool) (time.Duration, error) {
 	}
 	return parsed, nil
 }
+
+var numeral = regexp.MustCompile(`[0-9]+`)
 
 // units of sizes, the longest suffix first.
 var units = []struct {
@@ -225,6 +231,10 @@ func parseInt(s scalarValue, tag reflect.StructTag) (int64, error) {
 		least, expected = 0, "a whole number, 0 or more"
 	}
 	parsed, err := strconv.ParseInt(s.value, 10, 32)
+	// What does not fit into 64 bits is text to the YAML decoder.
+	if errors.Is(err, strconv.ErrRange) && parsed > 0 {
+		return 0, fmt.Errorf("%s; it is too large, %d is the most", expected, math.MaxInt32)
+	}
 	if s.kind != number || err != nil || parsed < least {
 		return 0, errors.New(expected)
 	}
@@ -252,10 +262,10 @@ func parseSize(s scalarValue) (int64, error) {
 			continue
 		}
 		n, err := strconv.ParseInt(digits, 10, 64)
-		if err != nil {
+		if err != nil && !errors.Is(err, strconv.ErrRange) {
 			continue
 		}
-		if n <= 0 || n > math.MaxInt64/unit.bytes {
+		if err != nil || n <= 0 || n > math.MaxInt64/unit.bytes {
 			return 0, errors.New("a size above 0 and below 8 EiB")
 		}
 		return n * unit.bytes, nil
