@@ -18,13 +18,13 @@ var (
 	successDesc    = desc("crl_last_success_timestamp_seconds", "When the CRL was last known to be the current one: read whole with the right signature, or said by Vault not to have changed since.")
 	reachedDesc    = desc("crl_limit_reached_timestamp_seconds", "When the CRL likely reaches the limit; absent when that is not known, or not in sight.")
 	headroomDesc   = desc("crl_rollout_headroom", "How many times all live certificates could be revoked before the CRL reaches the limit; absent when it is not known how many are live, or there is no limit.")
-	addedDesc      = desc("crl_entries_added_total", "Entries added to the CRL since this instance began, at least"+counted)
-	removedDesc    = desc("crl_entries_removed_total", "Entries removed from the CRL since this instance began, at least"+counted)
+	addedDesc      = desc("crl_entries_added_total", "Entries added to the CRL since this process began to watch it, at least"+counted)
+	removedDesc    = desc("crl_entries_removed_total", "Entries removed from the CRL since this process began to watch it, at least"+counted)
 )
 
 // counted ends the help of the two counters.
 const counted = ": counted from the entries' dates in constant memory, so that some of those that come and go between two readings are missed. " +
-	"After a crash, up to five minutes may be counted twice."
+	"They go on over a reload and an election. After a crash, up to five minutes may be counted twice."
 
 func desc(name, help string) *prometheus.Desc {
 	return prometheus.NewDesc(prometheus.BuildFQName("pkiwarden", "", name), help, []string{"mount", "issuer"}, nil)

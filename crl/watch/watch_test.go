@@ -487,7 +487,7 @@ func TestCountersSayWhatTheyAre(t *testing.T) {
 				continue
 			}
 			n++
-			for _, part := range []string{"at least", "entries' dates", "constant memory", "up to five minutes may be counted twice"} {
+			for _, part := range []string{"at least", "entries' dates", "constant memory", "since this process began", "go on over a reload", "up to five minutes may be counted twice"} {
 				if !strings.Contains(f.GetHelp(), part) {
 					t.Errorf("%s: %q is not in %q", f.GetName(), part, f.GetHelp())
 				}
