@@ -177,7 +177,7 @@ func writeReports(w io.Writer, format outputFormat, reports []tidier.Report) err
 		return err
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "MOUNT\tRUN\tSTATE\tDELETED\tENTRIES\tBYTES\tREASON")
+	fmt.Fprintln(table, "MOUNT\tRUN\tSTATE\tPREDICTED\tDELETED\tENTRIES\tBYTES\tREASON")
 	for _, r := range reports {
 		fmt.Fprintln(table, reportRow(r))
 	}
@@ -190,12 +190,12 @@ func reportRow(r tidier.Report) string {
 		run = "yes"
 	}
 	if r.Result == nil {
-		return fmt.Sprintf("%s\t%s\t-\t-\t-\t-\t%s", r.Mount, run, r.Reason)
+		return fmt.Sprintf("%s\t%s\t-\t%d\t-\t-\t-\t%s", r.Mount, run, r.Predicted.Reclaimable, r.Reason)
 	}
 	deleted := "unknown"
 	if d := r.Result.Deleted; d != nil {
 		deleted = fmt.Sprint(*d)
 	}
-	return fmt.Sprintf("%s\t%s\t%s\t%s\t%d -> %d\t%d -> %d\t%s", r.Mount, run, r.Result.State, deleted,
+	return fmt.Sprintf("%s\t%s\t%s\t%d\t%s\t%d -> %d\t%d -> %d\t%s", r.Mount, run, r.Result.State, r.Predicted.Reclaimable, deleted,
 		r.Result.EntriesBefore, r.Result.EntriesAfter, r.Result.BytesBefore, r.Result.BytesAfter, r.Reason)
 }

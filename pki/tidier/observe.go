@@ -49,7 +49,43 @@ func (t *Tidier) glance(ctx context.Context, anew ...pki.Mount) (*survey, error)
 	return t.surveyOf(ctx, false, anew...)
 }
 
+// overview is glance of Vault and its mounts, without the tidy-status of any
+// but some. What else is on is not known by it: confirm asks before a run.
+func (t *Tidier) overview(ctx context.Context, of ...pki.Mount) (*survey, error) {
+	s, err := t.vaultNow(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	t.readStatuses(ctx, s, of, true)
+	return s, nil
+}
+
 func (t *Tidier) surveyOf(ctx context.Context, fresh bool, anew ...pki.Mount) (*survey, error) {
+	s, err := t.vaultNow(ctx, fresh)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range s.mounts {
+		t.readStatuses(ctx, s, []pki.Mount{m}, fresh || slices.Contains(anew, m))
+	}
+	s.leases = t.readLeases(ctx)
+	return s, nil
+}
+
+// readStatuses reads the tidy-status of mounts into s.
+func (t *Tidier) readStatuses(ctx context.Context, s *survey, of []pki.Mount, fresh bool) {
+	for _, m := range of {
+		status, err := t.status(ctx, m, fresh)
+		if err != nil {
+			s.errs[m] = err
+			continue
+		}
+		s.statuses[m] = status
+	}
+}
+
+// vaultNow is a survey without the tidy-status of any mount.
+func (t *Tidier) vaultNow(ctx context.Context, fresh bool) (*survey, error) {
 	s := &survey{statuses: make(map[pki.Mount]pki.TidyStatus), errs: make(map[pki.Mount]error)}
 	var err error
 	if s.health, err = t.readHealth(ctx); err != nil {
@@ -69,15 +105,6 @@ func (t *Tidier) surveyOf(ctx context.Context, fresh bool, anew ...pki.Mount) (*
 	if s.mounts, err = t.mounts(ctx, fresh); err != nil {
 		return nil, err
 	}
-	for _, m := range s.mounts {
-		status, err := t.status(ctx, m, fresh || slices.Contains(anew, m))
-		if err != nil {
-			s.errs[m] = err
-			continue
-		}
-		s.statuses[m] = status
-	}
-	s.leases = t.readLeases(ctx)
 	return s, nil
 }
 

@@ -43,6 +43,8 @@ type Report struct {
 	Predicted pki.Prediction `json:"predicted"`
 	Result    *Result        `json:"result"` // nil without a run that was seen to its end
 
+	follows bool // a run that was on
+
 	Left Left `json:"-"` // "" unless ctx ended before the proof of a run of this call's
 }
 
@@ -79,7 +81,7 @@ func (t *Tidier) Tidy(ctx context.Context, r Request) ([]Report, error) {
 
 	var s *survey
 	err = t.retry(ctx, func() (err error) {
-		s, err = t.glance(ctx)
+		s, err = t.overview(ctx)
 		return err
 	})
 	if err != nil {
@@ -91,7 +93,7 @@ func (t *Tidier) Tidy(ctx context.Context, r Request) ([]Report, error) {
 	}
 	policy := t.o.Policy
 	policy.Enabled, policy.Asked, policy.Force = true, true, r.Force
-	turns, err := t.turns(ctx, mounts, policy)
+	turns, err := t.turns(ctx, mounts, policy, r)
 	var reports []Report
 	errs := []error{err}
 	acted := false // what was seen of the other mounts may hold no longer
@@ -115,7 +117,7 @@ func (t *Tidier) Tidy(ctx context.Context, r Request) ([]Report, error) {
 // turns are the mounts in the order in which Once takes them, the neediest
 // first. Those that cannot be looked at are left out and in the error. A single
 // mount is not looked at: its view says nothing.
-func (t *Tidier) turns(ctx context.Context, mounts []pki.Mount, p pki.Policy) ([]*view, error) {
+func (t *Tidier) turns(ctx context.Context, mounts []pki.Mount, p pki.Policy, r Request) ([]*view, error) {
 	if len(mounts) == 1 {
 		return []*view{{mount: mounts[0]}}, nil
 	}
@@ -123,7 +125,7 @@ func (t *Tidier) turns(ctx context.Context, mounts []pki.Mount, p pki.Policy) ([
 	var errs []error
 	for _, m := range mounts {
 		v := &view{mount: m}
-		if err := t.lookAsked(ctx, v, p); err != nil {
+		if err := t.lookAsked(ctx, v, p, r.DryRun); err != nil {
 			errs = append(errs, err)
 		} else {
 			views = append(views, v)
@@ -135,10 +137,15 @@ func (t *Tidier) turns(ctx context.Context, mounts []pki.Mount, p pki.Policy) ([
 	return t.byNeed(views), errors.Join(errs...)
 }
 
-// lookAsked looks at v's mount as it is now.
-func (t *Tidier) lookAsked(ctx context.Context, v *view, p pki.Policy) error {
+// lookAsked looks at v's mount as it is now. Of other mounts it asks only for a
+// dry run, which does not confirm.
+func (t *Tidier) lookAsked(ctx context.Context, v *view, p pki.Policy, dry bool) error {
+	look := t.overview
+	if dry {
+		look = t.glance
+	}
 	return t.retry(ctx, func() error {
-		s, err := t.glance(ctx, v.mount)
+		s, err := look(ctx, v.mount)
 		if err != nil {
 			return err
 		}
@@ -188,7 +195,7 @@ func names(mounts []pki.Mount) []string {
 // owed, and does what is decided then.
 func (t *Tidier) tidyMount(ctx context.Context, v *view, p pki.Policy, r Request) (*Report, error) {
 	if v.lookedAt.IsZero() {
-		if err := t.lookAsked(ctx, v, p); err != nil {
+		if err := t.lookAsked(ctx, v, p, r.DryRun); err != nil {
 			return nil, err
 		}
 	}
@@ -218,10 +225,12 @@ func (t *Tidier) tidyMount(ctx context.Context, v *view, p pki.Policy, r Request
 // actAsked looks, unless v has been looked at, decides, acts and reports. Coming
 // second to another instance means to look again.
 func (t *Tidier) actAsked(ctx context.Context, v *view, p pki.Policy, r Request) (*Report, error) {
+	before := ""        // what was concluded first
+	var stopped *Report // of that
 	for again := v.lookedAt.IsZero(); ; again = true {
 		var err error
 		if again {
-			err = t.lookAsked(ctx, v, p)
+			err = t.lookAsked(ctx, v, p, r.DryRun)
 		}
 		if err == nil && v.decision.Verdict == pki.RunNow {
 			err = t.retry(ctx, func() error { return t.confirm(ctx, v, p) })
@@ -229,13 +238,18 @@ func (t *Tidier) actAsked(ctx context.Context, v *view, p pki.Policy, r Request)
 		if err != nil {
 			return nil, err
 		}
-		report := &Report{Mount: v.mount.Name(), Reason: v.decision.Reason, Predicted: v.decision.Predicted}
+		report := &Report{Mount: v.mount.Name(), Reason: before + v.decision.Reason, Predicted: v.decision.Predicted}
 		switch {
 		case v.decision.Verdict == pki.Follow && v.record.Run != nil:
-			report.Predicted = v.record.Run.Predicted
+			report.Predicted, report.follows = v.record.Run.Predicted, true
 			run, err := t.settle(ctx, v, report, r)
 			if err == nil && run.NeverStarted() {
 				continue // what another instance left behind before it asked Vault
+			}
+			if run.Cancel == cancelInterrupted && run.State == pki.RunCancelled && run.Outcome != "" && !run.Owes {
+				stopped = report
+				before = fmt.Sprintf("the run decided at %s was cancelled and is concluded: %s; ", run.DecidedAt.UTC().Format(timeForm), run.Explanation)
+				continue // a person stopped it: what is due is due still
 			}
 			return report, err
 		case r.DryRun:
@@ -251,10 +265,14 @@ func (t *Tidier) actAsked(ctx context.Context, v *view, p pki.Policy, r Request)
 			}
 			continue
 		case v.decision.Verdict == pki.Follow:
+			report.follows = true
 			err = t.adopt(ctx, v)
 		case v.decision.Verdict == pki.RunNow:
 			err = t.start(ctx, v)
 		default:
+			if stopped != nil {
+				report.Result = stopped.Result
+			}
 			return report, nil
 		}
 		if errors.Is(err, pki.ErrConflict) {
@@ -275,6 +293,14 @@ func (t *Tidier) actAsked(ctx context.Context, v *view, p pki.Policy, r Request)
 	}
 }
 
+// followed says which run was followed to its end.
+func followed(run pki.Run) string {
+	if run.Foreign {
+		return fmt.Sprintf("a tidy that was not started here was followed to its end, since %s", run.DecidedAt.UTC().Format(timeForm))
+	}
+	return fmt.Sprintf("a run decided at %s was followed to its end: %s", run.DecidedAt.UTC().Format(timeForm), run.Reason)
+}
+
 // settle follows v's open run to its proof, where the request waits for it,
 // and completes the report. It returns the run as it is then.
 func (t *Tidier) settle(ctx context.Context, v *view, report *Report, r Request) (pki.Run, error) {
@@ -288,7 +314,7 @@ func (t *Tidier) settle(ctx context.Context, v *view, report *Report, r Request)
 			report.Left = LeftUnknown
 		}
 		if r.CancelOnInterrupt {
-			report.Left = t.cancelInterrupted(ctx, v, run.ID)
+			report.Left = t.stopInterrupted(ctx, v, run.ID)
 		}
 	}
 	_, denied := isDenied(err)
@@ -300,6 +326,9 @@ func (t *Tidier) settle(ctx context.Context, v *view, report *Report, r Request)
 		return run, fmt.Errorf("%w; the run goes on in Vault, and the next call follows it to the proof", err)
 	default:
 		return run, fmt.Errorf("%w; nothing was learned of the run for %s: the next call finds out what became of it, and follows it where it goes on", err, t.o.Patience)
+	}
+	if report.follows {
+		report.Reason = followed(run)
 	}
 	if run.Outcome != pki.OutcomeOK {
 		report.Reason += "; afterwards: " + run.Explanation

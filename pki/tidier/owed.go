@@ -35,7 +35,7 @@ func (t *Tidier) payOwed(ctx context.Context, v *view, asked bool) (string, erro
 	t.log.Info("rotating the CRL, which an earlier tidy owes", "mount", v.mount.Name(), "since", owed.Since, "attempt", record.Owed.Attempts)
 	before := pki.SizeOf(v.observation.CRLs)
 	if err := t.o.Vault.Rotate(ctx, v.mount); err != nil {
-		return "", fmt.Errorf("rotating the CRL of mount %s, which the run that ended at %s owes: %w", v.mount.Name(), owed.Since.UTC().Format(timeForm), err)
+		return "", fmt.Errorf("a rotation is owed since the run that ended at %s: %w", owed.Since.UTC().Format(timeForm), err)
 	}
 	paid, err := t.settleOwed(ctx, v, true)
 	if err != nil || !paid {

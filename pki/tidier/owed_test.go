@@ -46,7 +46,7 @@ func TestOwedRotationIsMadeUpForByTheNextCall(t *testing.T) {
 				// Still not: the debt stays, and so does the exit code.
 				time.Sleep(time.Minute)
 				reports, err = w.instance("job-2").Tidy(t.Context(), tidier.Request{Wait: true})
-				if err == nil || !strings.Contains(err.Error(), "which the run that ended at 2000-01-01T00:01:25Z owes") || len(reports) != 1 || reports[0].Run {
+				if err == nil || !strings.Contains(err.Error(), "a rotation is owed since the run that ended at 2000-01-01T00:01:25Z: ") || len(reports) != 1 || reports[0].Run {
 					t.Errorf("%s, %v", form(t, reports), err)
 				}
 				reports, err = w.instance("job-2").Tidy(t.Context(), tidier.Request{DryRun: true})

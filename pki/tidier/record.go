@@ -39,16 +39,24 @@ func (t *Tidier) load(ctx context.Context, v *view) error {
 	if data != nil {
 		record = pki.Record{}
 		if err := json.Unmarshal(data, &record); err != nil {
-			return fmt.Errorf("reading tidy record of mount %s: decoding state %q (delete the key to begin anew): %w", v.mount.Name(), v.key, err)
+			return fmt.Errorf("reading tidy record of mount %s: decoding %s (delete it to begin anew): %w", v.mount.Name(), t.where(v.key), err)
 		}
 		if record.Version != pki.RecordVersion {
-			return fmt.Errorf("reading tidy record of mount %s: state %q has version %d, this pkiwarden knows version %d: run one version only, or delete the key",
-				v.mount.Name(), v.key, record.Version, pki.RecordVersion)
+			return fmt.Errorf("reading tidy record of mount %s: %s has version %d, this pkiwarden knows version %d: run one version only, or delete it",
+				v.mount.Name(), t.where(v.key), record.Version, pki.RecordVersion)
 		}
 	}
 	v.record, v.version = record, version
 	t.remember(v)
 	return nil
+}
+
+// where names what a key of the state is kept in, for a person.
+func (t *Tidier) where(key string) string {
+	if kept, ok := t.o.State.(interface{ Where(key string) string }); ok {
+		return kept.Where(key)
+	}
+	return fmt.Sprintf("state %q", key)
 }
 
 // remember keeps v's record, which is the one in the state.

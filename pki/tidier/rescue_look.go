@@ -59,7 +59,7 @@ func (d *dossier) open(ctx context.Context) error {
 		return err
 	}
 	if d.issuers, err = d.o.Vault.Issuers(ctx, d.mount); err != nil {
-		return err
+		return fmt.Errorf("listing issuers of mount %s: %w", d.mount.Name(), err)
 	}
 	if err := d.openLists(ctx); err != nil {
 		return err

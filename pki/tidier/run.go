@@ -241,6 +241,9 @@ func (t *Tidier) advanceRunning(ctx context.Context, v *view, run pki.Run) error
 		run.Error = shorten(status.Error)
 	}
 	run.EndedAt = t.now()
+	if ended := status.FinishedAt; ours && run.Cancel != "" && ended.After(run.DecidedAt) && ended.Before(run.EndedAt) {
+		run.EndedAt = ended // it may be long ago that it was interrupted
+	}
 	run.Step = pki.StepMeasuring
 	if t.o.Policy.Rotate && run.NeedsRotation(v.observation.CRLConfig) {
 		run.Step = pki.StepRotating

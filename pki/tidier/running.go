@@ -21,6 +21,9 @@ const (
 	// cancelWithin is how long an interrupted command waits for the end of the
 	// run that it cancels.
 	cancelWithin = 15 * time.Second
+
+	// cancelInterrupted is Run.Cancel where that command has it stopped.
+	cancelInterrupted = "the command that started it was interrupted"
 )
 
 // following is what is remembered about the run that is being followed, as long
@@ -207,10 +210,10 @@ func (t *Tidier) tellStopping(v *view, run pki.Run, status pki.TidyStatus) {
 		"revoked_deleted", status.RevokedDeleted, "cert_store_deleted", status.CertStoreDeleted)
 }
 
-// cancelInterrupted stops the run that an interrupted command started, and
+// stopInterrupted stops the run that an interrupted command started, and
 // waits a little for its end. The record stays open: whoever looks next
 // rotates, measures and concludes. It tells what becomes of the run.
-func (t *Tidier) cancelInterrupted(ctx context.Context, v *view, id string) Left {
+func (t *Tidier) stopInterrupted(ctx context.Context, v *view, id string) Left {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), cancelWithin)
 	defer done()
 	left, err := t.stop(ctx, v, id)
@@ -241,7 +244,7 @@ func (t *Tidier) stop(ctx context.Context, v *view, id string) (Left, error) {
 	if run.StartedAt.IsZero() {
 		run.StartedAt = status.StartedAt
 	}
-	run.Cancel = "the command that started it was interrupted"
+	run.Cancel = cancelInterrupted
 	if err := t.saveRun(ctx, v, run); err != nil {
 		return LeftRunning, err
 	}

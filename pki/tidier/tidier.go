@@ -79,7 +79,8 @@ type CRLs interface {
 	Entries(ctx context.Context, m pki.Mount, begin func(pki.Issuer) func(crl.Entry) error) ([]pki.CRL, error)
 }
 
-// State keeps small values under compare-and-swap.
+// State keeps small values under compare-and-swap. One that has a method
+// Where(key string) string tells by it what a key is kept in, for errors.
 type State interface {
 	// Get returns nil and "" where there is no value.
 	Get(ctx context.Context, key string) (data []byte, version string, err error)

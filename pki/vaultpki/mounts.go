@@ -91,6 +91,7 @@ type issuerKey struct{ namespace, mount, mountUUID, id string }
 
 // Issuers are the issuers of a mount, by ID, with their certificates. A
 // certificate is read once: it never changes under its ID. No token is needed.
+// An error does not name the mount.
 func (v *Vault) Issuers(ctx context.Context, m pki.Mount) ([]pki.Issuer, error) {
 	var list struct {
 		Info map[string]struct {
@@ -101,12 +102,12 @@ func (v *Vault) Issuers(ctx context.Context, m pki.Mount) ([]pki.Issuer, error) 
 	}
 	r := request{method: "LIST", path: m.Path + "/issuers", namespace: m.Namespace, public: true}
 	if err := v.read(ctx, r, &list); err != nil && !notFound(err) {
-		return nil, fmt.Errorf("listing issuers of mount %s: %w", m.Name(), err)
+		return nil, err
 	}
 	var issuers []pki.Issuer
 	for id, info := range list.Info {
 		if err := checkID(id); err != nil {
-			return nil, fmt.Errorf("listing issuers of mount %s: %w", m.Name(), err)
+			return nil, err
 		}
 		issuer, err := v.issuer(ctx, m, id)
 		if err != nil {

@@ -38,6 +38,11 @@ func NewConfigMaps(client kubernetes.Interface, namespace string) (*ConfigMaps, 
 	return &ConfigMaps{client: client, namespace: namespace}, nil
 }
 
+// Where names the object of a key.
+func (c *ConfigMaps) Where(key string) string {
+	return fmt.Sprintf("ConfigMap %s/%s", c.namespace, configMapPrefix+safeName(key))
+}
+
 // Get implements [Store].
 func (c *ConfigMaps) Get(ctx context.Context, key string) ([]byte, string, error) {
 	name := configMapPrefix + safeName(key)

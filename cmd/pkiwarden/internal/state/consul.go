@@ -43,6 +43,9 @@ func NewConsul(kv KeyValues, prefix string) (*Consul, error) {
 	return &Consul{kv: kv, prefix: prefix}, nil
 }
 
+// Where names Consul's key of a key.
+func (c *Consul) Where(key string) string { return "Consul's key " + c.prefix + safeName(key) }
+
 // Get implements [Store].
 func (c *Consul) Get(ctx context.Context, key string) ([]byte, string, error) {
 	name := safeName(key)

@@ -84,6 +84,9 @@ func (f *Files) put(ctx context.Context, key string, data []byte, version string
 	return f.write(key, data)
 }
 
+// Where names the file of a key.
+func (f *Files) Where(key string) string { return "file " + f.path(key) }
+
 func (f *Files) path(key string) string {
 	return filepath.Join(f.directory, safeName(key)+".json")
 }
