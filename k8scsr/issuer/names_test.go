@@ -258,7 +258,8 @@ func TestNamesVanishUnderARequest(t *testing.T) {
 	}
 	c.put(ingress("web", "b.example"))
 	s.once(t)
-	second := c.csrs()[slices.IndexFunc(c.csrs(), func(r *certificatesv1.CertificateSigningRequest) bool { return r.Name != first.Name })]
+	requests := c.csrs()
+	second := requests[slices.IndexFunc(requests, func(r *certificatesv1.CertificateSigningRequest) bool { return r.Name != first.Name })]
 	c.decide(second, certificatesv1.CertificateApproved, "by a person")
 	for _, csr := range c.csrs() {
 		if csr.Name == second.Name {
