@@ -277,7 +277,7 @@ func (i *instance) issuing() (work []func(context.Context) error, end func(), er
 	if i.cluster.kube == nil {
 		return nil, nil, errors.New("certificates are declared, and there is no cluster: set kubernetes.kubeconfig or KUBECONFIG")
 	}
-	const source = "certificates"
+	const source = certificatesSource
 	certs, err := issuer.New(issuer.Options{
 		Client: i.cluster.kube.Client, Certificates: certificates(i.cfg.Certificates), Namespace: i.cluster.kube.Namespace, State: i.cluster.state,
 		Log: i.log, Registerer: i.registry, Report: i.reportCertificates(source),
@@ -305,9 +305,15 @@ func (i *instance) watching() (work []func(context.Context) error, end func(), e
 		return nil, nil, err
 	}
 	login := &login{findings: i.findings}
-	w, err := i.cluster.vaultWork(session, vaultWorkOptions{
+	var w *vaultWork
+	w, err = i.cluster.vaultWork(session, vaultWorkOptions{
 		log: i.log, registry: i.registry,
-		reportCRL: func(list []crl.Finding) { i.findings.Set(crlSource, crlFindings(list)) },
+		reportCRL: func(list []crl.Finding) {
+			i.findings.Set(crlSource, crlFindings(list))
+			if w.watch.Complete() {
+				i.findings.Settle(crlSource)
+			}
+		},
 		reportPKI: func(list []pki.Finding) { login.reportTidy(pkiFindings(list)) },
 		loggedOut: login.out.Load,
 	})

@@ -76,6 +76,7 @@ func newInstance(a *app, log *slog.Logger, cfg *config.Config) (*instance, error
 	if i.findings, err = ops.NewFindings(own, log); err != nil {
 		return nil, err
 	}
+	i.findings.Continue(a.held)
 	if i.cluster, err = newCluster(a, log, cfg); err != nil {
 		return nil, err
 	}
@@ -129,7 +130,7 @@ func (i *instance) newDeliverer(d config.Deliver) (*deliver.Deliverer, error) {
 	keys := deliver.Keys(c.SecretKeys)
 	o := deliver.Options{
 		Certificate: d.Certificate, Verify: listeners(d.Verify), Timeout: d.Timeout,
-		Log: i.log, Registerer: i.registry, Report: i.reportCertificates("deliver " + d.Certificate),
+		Log: i.log, Registerer: i.registry, Report: i.reportCertificates(delivering(d)),
 	}
 	if d.From.Mounted != "" {
 		o.Source, err = deliver.NewMountedSource(d.From.Mounted, keys)
@@ -195,6 +196,7 @@ func (i *instance) run(ctx context.Context) error {
 	go func() { served <- i.ops.Run(serving) }()
 	i.log.Info("running", "version", i.build.Version, "role", i.cfg.LeaderElection.Role, "listen", address.String(), "config", i.cfg.File)
 
+	i.findings.SettleBut(i.sources())
 	var work []func(context.Context) error
 	for _, l := range i.local {
 		work = append(work, l.Run)
@@ -210,5 +212,12 @@ func (i *instance) run(ctx context.Context) error {
 }
 
 func (i *instance) reportCertificates(source string) func([]k8scsr.Finding) {
-	return func(list []k8scsr.Finding) { i.findings.Set(source, certificateFindings(list)) }
+	return func(list []k8scsr.Finding) {
+		i.findings.Set(source, certificateFindings(list))
+		i.findings.Settle(source)
+	}
 }
+
+const certificatesSource = "certificates"
+
+func delivering(d config.Deliver) string { return "deliver " + d.Certificate }

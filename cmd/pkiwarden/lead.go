@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/loop"
@@ -34,6 +35,26 @@ func (i *instance) parts() []part {
 	return parts
 }
 
+func preparing(p part) string { return "preparing " + p.loop }
+
+// sources are all that may report findings under this configuration.
+func (i *instance) sources() []string {
+	all := []string{certificatesSource, loginSource, crlSource, tidySource}
+	if len(i.cfg.Certificates) == 0 {
+		all = all[1:]
+	}
+	if i.cfg.Vault.Address == "" {
+		all = slices.DeleteFunc(all, func(source string) bool { return source != certificatesSource })
+	}
+	for _, p := range i.parts() {
+		all = append(all, preparing(p))
+	}
+	for _, d := range i.cfg.Deliver {
+		all = append(all, delivering(d))
+	}
+	return all
+}
+
 // lead does the cluster's work until ctx ends.
 func (i *instance) lead(ctx context.Context) {
 	i.log.Info("leading")
@@ -55,9 +76,9 @@ func (i *instance) lead(ctx context.Context) {
 // loop that has never worked, and a finding, until it is: it is tried again,
 // and holds back no other part.
 func (i *instance) do(ctx context.Context, p part) error {
-	source := "preparing " + p.loop
+	source := preparing(p)
 	defer i.findings.Forget(source)
-	preparing, prepared := context.WithCancel(ctx)
+	until, prepared := context.WithCancel(ctx)
 	defer prepared()
 	var work []func(context.Context) error
 	var end func()
@@ -76,11 +97,12 @@ func (i *instance) do(ctx context.Context, p part) error {
 	if err != nil {
 		return err
 	}
-	if err := l.Run(preparing); err != nil || end == nil {
+	if err := l.Run(until); err != nil || end == nil {
 		return err
 	}
 	defer end()
 	i.findings.Set(source, nil)
+	i.findings.Settle(source)
 	return loop.Group(ctx, work...)
 }
 

@@ -54,6 +54,7 @@ func (l *login) told(err error) {
 	default:
 		l.findings.Set(loginSource, []ops.Finding{notLoggedIn(err)})
 	}
+	l.findings.Settle(loginSource)
 	switch {
 	case first: // nothing runs before the first login
 	case was && err == nil:
@@ -70,6 +71,7 @@ func (l *login) reportTidy(list []ops.Finding) {
 	defer l.mu.Unlock()
 	l.tidy = list
 	l.findings.Set(tidySource, l.shown())
+	l.findings.Settle(tidySource)
 }
 
 func (l *login) shown() []ops.Finding {

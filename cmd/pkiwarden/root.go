@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/ops"
 )
 
 // commands is every subcommand, in the order in which help lists them.
@@ -40,7 +41,8 @@ type app struct {
 	configFile string       // --config; "" leaves the choice to config.Load
 	output     outputFormat // -o
 
-	counted *counts // by run; nil: nothing yet
+	counted *counts  // by run; nil: nothing yet
+	held    ops.Held // by the last instance of run, when its configuration was replaced
 }
 
 // config loads the configuration. A wrong one is an error with exit code 64

@@ -42,6 +42,7 @@ type schedule struct {
 	due      time.Time
 	failures int // since it last worked
 	running  bool
+	tried    bool
 }
 
 // phase spreads keys evenly over the interval: the same key has the same place
@@ -267,7 +268,7 @@ func (w *Watch) settle(ctx context.Context, r result) error {
 	if r.fleet && r.err != nil && !w.tokenless(r.err) && (*r.failed == nil || (*r.failed).Error() != r.err.Error()) {
 		w.o.Log.Info("live certificates could not be counted, so rollout headroom is unknown or old", "mount", r.mount.Name(), "error", r.err)
 	}
-	*r.failed = r.err
+	*r.failed, r.tried = r.err, true
 	if r.mount == nil {
 		r.failures = 0 // finding mounts is one small request: it backs off no further
 	}
@@ -291,6 +292,19 @@ func (w *Watch) Again() {
 			s.until, state.due = time.Time{}, now
 		}
 	}
+}
+
+// Complete tells whether it is known what there is, and all of it was looked at:
+// before that, a finding that is not there may be one still to come.
+func (w *Watch) Complete() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for t := range w.tasks() {
+		if !t.tried || t.mount == nil && *t.failed != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // awayFor is why all other requests would fail too, when err of one of them

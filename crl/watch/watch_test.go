@@ -160,6 +160,42 @@ func TestMeasuresEveryList(t *testing.T) {
 	}
 }
 
+// TestComplete: a round is complete when each mount and list was looked at, and
+// not while Vault is away or mounts cannot be listed.
+func TestComplete(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, even)
+		for n := range 30 { // first looked at over six seconds
+			m := b.vault.Mount(fmt.Sprint("m", n))
+			b.vault.Issuer(m, "ca", watchtest.IssuerOptions{})
+			b.publish(m, "ca", 1)
+		}
+		b.vault.Away(pki.ErrSealed)
+		_, _ = b.watch.OnceUntil(t.Context())
+		if b.watch.Complete() {
+			t.Error("complete while Vault is sealed")
+		}
+		b.vault.Away(nil)
+		b.vault.FailMounts(&pki.PermissionError{Path: "sys/mounts", Capability: "read"})
+		_, _ = b.watch.OnceUntil(t.Context())
+		if b.watch.Complete() {
+			t.Error("complete without any mount")
+		}
+		b.vault.FailMounts(nil)
+		time.Sleep(time.Minute + 10*time.Second)
+		_, _ = b.watch.OnceUntil(t.Context())
+		if b.watch.Complete() {
+			t.Error("complete as soon as mounts are known")
+		}
+		if err := b.run(10 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if !b.watch.Complete() || b.vault.Fetches() != 30 {
+			t.Errorf("complete %t after %d lists", b.watch.Complete(), b.vault.Fetches())
+		}
+	})
+}
+
 func TestSelectsMounts(t *testing.T) {
 	b := newBench(t, func(o *watch.Options) { o.Mounts = []string{"pki*", "!pki-test"} })
 	for _, path := range []string{"pki", "pki-test", "pki-web", "other"} {

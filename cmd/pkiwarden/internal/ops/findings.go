@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 
@@ -36,7 +37,11 @@ type Findings struct {
 
 	mu       sync.Mutex
 	bySource map[string]map[subject]Finding
+	past     map[string]map[subject]Finding // see Continue
 }
+
+// Held is what Findings held at a moment, by source.
+type Held map[string]map[subject]Finding
 
 // NewFindings makes an empty registry and registers its metric.
 func NewFindings(reg prometheus.Registerer, log *slog.Logger) (*Findings, error) {
@@ -62,7 +67,12 @@ func (f *Findings) Set(source string, findings []Finding) {
 	defer f.mu.Unlock()
 	before := f.bySource[source]
 	for _, n := range sorted(now) {
-		old, held := before[subject{n.Rule, n.Subject}]
+		key := subject{n.Rule, n.Subject}
+		old, held := before[key]
+		if past, was := f.past[source][key]; was && !held {
+			old, held = past, true
+		}
+		delete(f.past[source], key)
 		switch {
 		case !held:
 			f.log.Log(context.Background(), level(n.Severity), "finding", attrs(n)...)
@@ -70,12 +80,67 @@ func (f *Findings) Set(source string, findings []Finding) {
 			f.log.Log(context.Background(), level(n.Severity), "finding changed", append(attrs(n), "was", old.Severity)...)
 		}
 	}
+	f.cleared(before, now)
+	f.bySource[source] = now
+}
+
+// cleared logs what held before and does not now.
+func (f *Findings) cleared(before, now map[subject]Finding) {
 	for _, old := range sorted(before) {
 		if _, holds := now[subject{old.Rule, old.Subject}]; !holds {
 			f.log.Info("finding cleared", "rule", old.Rule, "subject", old.Subject, "was", old.Severity)
 		}
 	}
-	f.bySource[source] = now
+}
+
+// Held is what holds now, for those of another configuration to continue.
+func (f *Findings) Held() Held {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	held := make(Held)
+	for _, of := range []map[string]map[subject]Finding{f.past, f.bySource} {
+		for source, findings := range of {
+			if held[source] == nil {
+				held[source] = make(map[subject]Finding)
+			}
+			maps.Copy(held[source], findings)
+		}
+	}
+	return held
+}
+
+// Continue is called before the first Set, with what another Findings of the
+// process held at its end. What holds still is not logged anew; what does not is
+// logged as cleared when its source has settled, and until then it is neither
+// shown nor counted.
+func (f *Findings) Continue(held Held) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.past = make(map[string]map[subject]Finding)
+	for source, findings := range held {
+		f.past[source] = maps.Clone(findings)
+	}
+}
+
+// Settle says that a source has looked at everything: what is left of the past
+// has cleared.
+func (f *Findings) Settle(source string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cleared(f.past[source], nil)
+	delete(f.past, source)
+}
+
+// SettleBut settles all sources but these: there is nobody any more to look.
+func (f *Findings) SettleBut(sources []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, source := range slices.Sorted(maps.Keys(f.past)) {
+		if !slices.Contains(sources, source) {
+			f.cleared(f.past[source], nil)
+			delete(f.past, source)
+		}
+	}
 }
 
 // Forget drops the findings of a source that looks no longer, without a word:
@@ -84,6 +149,7 @@ func (f *Findings) Forget(source string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.bySource, source)
+	delete(f.past, source)
 }
 
 // All returns the findings that hold now, the most severe first.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -84,6 +85,61 @@ func TestFindings(t *testing.T) {
 		"level=INFO msg=\"finding cleared\" rule=crl-size subject=\"mount pki\" was=critical\n",
 		func() { f.Set("watch", nil) })
 	step("forgotten", "", "", func() { f.Forget("issuer") })
+}
+
+// TestFindingsContinue: under another configuration what holds still is no news,
+// and what does not is cleared once its source has looked at everything.
+func TestFindingsContinue(t *testing.T) {
+	var log bytes.Buffer
+	next := func(held Held) *Findings {
+		t.Helper()
+		f, err := NewFindings(prometheus.NewRegistry(), plainLog(&log))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Continue(held)
+		return f
+	}
+	of := func(rule, severity string) Finding { return Finding{Rule: rule, Severity: severity, Subject: "s"} }
+	want := func(what string, lines ...string) {
+		t.Helper()
+		var got []string
+		for line := range strings.Lines(log.String()) {
+			line, _, _ = strings.Cut(strings.TrimSpace(line), " summary=")
+			got = append(got, line)
+		}
+		if log.Reset(); !slices.Equal(got, lines) {
+			t.Errorf("%s: log\n%q\nwant\n%q", what, got, lines)
+		}
+	}
+	first := next(nil)
+	first.Set("crl", []Finding{of("a", "warning"), of("b", "warning"), of("c", "warning")})
+	first.Set("tidy", []Finding{of("t", "info")})
+	first.Set("gone", []Finding{of("g", "info")})
+	first.Set("other", []Finding{of("o", "info")})
+	log.Reset()
+
+	second := next(first.Held())
+	if len(second.All()) != 0 {
+		t.Errorf("%v are shown before anybody has looked", second.All())
+	}
+	second.SettleBut([]string{"crl", "tidy", "other"})
+	want("a source that is gone", `level=INFO msg="finding cleared" rule=g subject=s was=info`)
+	second.Set("crl", []Finding{of("a", "warning")})
+	want("one holds still, the rest is not known yet")
+	third := next(second.Held()) // another reload, in between
+	third.Set("crl", []Finding{of("a", "critical"), of("b", "warning"), of("d", "warning")})
+	want("one is worse, one is new", `level=ERROR msg="finding changed" rule=a severity=critical subject=s`, `level=WARN msg=finding rule=d severity=warning subject=s`)
+	third.Settle("crl")
+	want("all was looked at", `level=INFO msg="finding cleared" rule=c subject=s was=warning`)
+	third.Settle("crl")
+	third.Set("crl", []Finding{of("a", "critical")})
+	want("later", `level=INFO msg="finding cleared" rule=b subject=s was=warning`, `level=INFO msg="finding cleared" rule=d subject=s was=warning`)
+	third.Settle("tidy")
+	want("another source", `level=INFO msg="finding cleared" rule=t subject=s was=info`)
+	third.Forget("other")
+	third.Settle("other")
+	want("somebody else answers for it")
 }
 
 func TestFindingJSON(t *testing.T) {
