@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -195,7 +196,7 @@ func (j *jobs) toTheProof(f *fleet) {
 	}
 	table := j.tidy(0, "--dry-run")
 	lines := strings.Split(strings.TrimSpace(table.Stdout), "\n")
-	if len(lines) != 5 || !strings.HasPrefix(lines[0], "MOUNT  ") || !strings.Contains(table.Stdout, "\nfirst   no   -      -        -        -      dry run, a run is due: ") {
+	if len(lines) != 5 || !strings.HasPrefix(lines[0], "MOUNT  ") || !strings.Contains(table.Stdout, fmt.Sprintf("\nfirst   no   -      %-9d  -        -        -      dry run, a run is due: ", count)) {
 		t.Errorf("table:\n%s", table.Stdout)
 	}
 	after, err := f.CRL(j.ctx)
