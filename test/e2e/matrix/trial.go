@@ -8,7 +8,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -45,7 +44,6 @@ type trial struct {
 	set    map[string]any
 	first  *process
 
-	hits      atomic.Int32
 	processes []*process
 	drawing   sync.Mutex // random is drawn from by several
 }
