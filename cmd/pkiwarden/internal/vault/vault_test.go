@@ -339,9 +339,17 @@ func TestTokenFileEndsBackOff(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			var mu sync.Mutex
 			var attempts []wire.Secret
+			seen := func() (int, wire.Secret) {
+				mu.Lock()
+				defer mu.Unlock()
+				return len(attempts), attempts[len(attempts)-1]
+			}
 			s.loop, err = loop.New(loop.Options{Name: "vault-session", Interval: time.Minute, Eager: true, Log: s.log, Once: func(context.Context) error {
 				token, _ := s.file.Read()
+				mu.Lock()
+				defer mu.Unlock()
 				attempts = append(attempts, token)
 				return errors.New("not accepted")
 			}})
@@ -352,16 +360,16 @@ func TestTokenFileEndsBackOff(t *testing.T) {
 			done := make(chan error, 1)
 			go func() { done <- s.Run(ctx) }()
 			time.Sleep(10 * time.Minute)
-			before := len(attempts)
+			before, _ := seen()
 			for n, text := range []string{"hvs.canary-2", "", "hvs.canary-3"} {
 				write(t, path, text)
 				time.Sleep(3 * time.Second)
-				if last := attempts[len(attempts)-1]; last.Reveal() != text || len(attempts) < before+n+1 {
-					t.Errorf("%s, change %d: %d attempts more", method, n, len(attempts)-before)
+				if made, last := seen(); last.Reveal() != text || made < before+n+1 {
+					t.Errorf("%s, change %d: %d attempts more", method, n, made-before)
 				}
 			}
-			if more := len(attempts) - before; more > 4 {
-				t.Errorf("%s: %d attempts for three changes", method, more)
+			if made, _ := seen(); made > before+4 {
+				t.Errorf("%s: %d attempts for three changes", method, made-before)
 			}
 			cancel()
 			if err := <-done; err != nil {
