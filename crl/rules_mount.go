@@ -91,7 +91,7 @@ func vanished(o Observation, _ Thresholds, now time.Time) (Finding, bool) {
 		return Finding{
 			Severity: Warning,
 			Summary:  "Another PKI mount has taken the place of this one, whose CRLs are gone with it.",
-			Evidence: fmt.Sprintf("with %d CRLs; %s", v.Lists, when),
+			Evidence: fmt.Sprintf("CRLs it had: %d; %s", v.Lists, when),
 			Remedy:   "Was it made anew on purpose, nothing has to be done: the finding ends after a day. Else what was revoked there is revoked no more: see Vault's audit log, and restore the mount.",
 			Citation: "Vault API, /sys/mounts: disabling a mount deletes its data; a mount that is enabled again has another UUID",
 		}, true
@@ -100,7 +100,7 @@ func vanished(o Observation, _ Thresholds, now time.Time) (Finding, bool) {
 		return Finding{
 			Severity: Unknown,
 			Summary:  "This PKI mount is no longer seen, so its CRLs are no longer watched.",
-			Evidence: fmt.Sprintf("with %d CRLs; %s", v.Lists, when),
+			Evidence: fmt.Sprintf("CRLs it had: %d; %s", v.Lists, when),
 			Remedy:   "Was it disabled on purpose, nothing has to be done: the finding ends after a day. Else see whether the policy still shows it (sys/mounts), and in Vault's audit log who disabled it.",
 			Citation: "Vault API, /sys/internal/ui/mounts: lists the mounts on which the token has any right",
 		}, true
