@@ -76,7 +76,7 @@ func TestGoneOverRestarts(t *testing.T) {
 		for range 3 {
 			g.restart(time.Hour, nil)
 			g.step(3*time.Minute, hidden)
-			if got := g.findings[0].Evidence; got != evidence || !strings.HasPrefix(got, "with 1 CRLs; last seen at ") {
+			if got := g.findings[0].Evidence; got != evidence || !strings.HasPrefix(got, "CRLs it had: 1; last seen at ") {
 				t.Errorf("%s, and before %s", got, evidence)
 			}
 		}
@@ -104,9 +104,9 @@ func TestGoneOverRestarts(t *testing.T) {
 		g.publish(pki.Mount{Path: "stays", UUID: "uuid-0-stays"}, "ca", 1)
 		g.step(3*time.Minute, hidden)
 		var last, at time.Time
-		parts := strings.Fields(g.findings[0].Evidence) // with 1 CRLs; last seen at T, missed at T
-		last, _ = time.Parse(time.RFC3339, strings.TrimSuffix(parts[6], ","))
-		at, _ = time.Parse(time.RFC3339, parts[9])
+		parts := strings.Fields(g.findings[0].Evidence) // CRLs it had: 1; last seen at T, missed at T
+		last, _ = time.Parse(time.RFC3339, strings.TrimSuffix(parts[7], ","))
+		at, _ = time.Parse(time.RFC3339, parts[10])
 		if late := seen.Sub(last); late < 0 || late > 2*time.Minute {
 			t.Errorf("last seen %s, want about %s", last, stamp(seen))
 		}
@@ -238,7 +238,7 @@ func TestSightingsRecord(t *testing.T) {
 			}
 			g.cells.set(mountsKey, `{"version":1,"mounts":[{"path":"away","uuid":"x","seen":1,"crls":7}]}`) // repaired
 			g.step(20*time.Minute, "unknown crl-vanished: mount away")
-			g.wantText("with 7 CRLs; last seen at 1970-01-01T00:00:01Z")
+			g.wantText("CRLs it had: 7; last seen at 1970-01-01T00:00:01Z")
 		})
 	}
 	goneStory(t, "damaged later", func(g *gone) {
