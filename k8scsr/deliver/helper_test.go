@@ -32,7 +32,8 @@ const (
 	roleVariable = "PKIWARDEN_DELIVER_ROLE"
 	rolePublish  = "publish" // DIRECTORY PAIR: publish once
 	roleServer   = "server"  // CERTIFICATE KEY ADDRESS HOW: a TLS server that reloads on HUP
-	roleProbe    = "probe"   // a process without a listener
+	roleProbe    = "probe"   // a process without a listener, which ends with hungUp on HUP
+	hungUp       = 129
 )
 
 func init() {
@@ -58,6 +59,10 @@ func TestMain(m *testing.M) {
 	case roleServer:
 		serve(os.Args[1], os.Args[2], os.Args[3], os.Args[4])
 	case roleProbe:
+		// Whoever ran the tests may have had it ignored, as nohup does.
+		hangup := make(chan os.Signal, 1)
+		signal.Notify(hangup, syscall.SIGHUP)
+		go func() { <-hangup; os.Exit(hungUp) }()
 		fmt.Println("ready")
 		_, _ = io.Copy(io.Discard, os.Stdin)
 	}
