@@ -219,7 +219,7 @@ func TestApprovalOfMutants(t *testing.T) {
 	must(t, s.pods[0].Start(ctx))
 	eventually(t, ctx, 30*time.Second, "the good request is approved and answered", secretExists(w, world.Namespace, untouched+"-tls"))
 	must(t, s.pods[1].Start(ctx))
-	eventually(t, ctx, 80*time.Second, "the leader has met every forged request, and dies", func(context.Context) error {
+	eventually(t, ctx, 4*time.Minute, "the leader has met every forged request, and dies", func(context.Context) error {
 		select {
 		case <-killed:
 			return nil

@@ -329,7 +329,7 @@ func TestEvilSigner(t *testing.T) {
 	// After the back-off it asks again, once, and a good answer is taken.
 	e.repent()
 	s.again()
-	eventually(t, ctx, time.Until(refused.Add(80*time.Second)), "a good answer is published for each", func(ctx context.Context) error {
+	eventually(t, ctx, time.Until(refused.Add(4*time.Minute)), "a good answer is published for each", func(ctx context.Context) error {
 		for _, b := range badAnswers {
 			if err := renewed(ctx, w, b, before[b.name], e.sub.cert); err != nil {
 				return err

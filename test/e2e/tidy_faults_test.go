@@ -50,6 +50,23 @@ func (v *tidyVault) tidied(state tidier.State, change func(*tidier.Options)) (pk
 	return *r.Last(), findings
 }
 
+// looked lets the tidier look once, where no run is due, and returns the last
+// run as its record has it now.
+func (v *tidyVault) looked(state tidier.State) (pki.Run, []pki.Finding) {
+	v.t.Helper()
+	o := v.options(state)
+	o.Policy.Enabled = true
+	var findings []pki.Finding
+	o.Report = func(f []pki.Finding) { findings = f }
+	before := len(v.record(state).History)
+	must(v.t, v.newTidier(o).Once(v.ctx))
+	r := v.record(state)
+	if len(r.History) != before {
+		v.t.Fatalf("a run was concluded: %+v", r)
+	}
+	return *r.Last(), findings
+}
+
 // record is what the instances remember of the mount.
 func (v *tidyVault) record(state tidier.State) pki.Record {
 	v.t.Helper()
@@ -180,11 +197,13 @@ func TestTidyErrorAfterDeleting(t *testing.T) {
 				t.Errorf("findings %v", rules)
 			}
 			remove()
-			run, findings = v.tidied(state, nil)
-			if run.State != pki.RunFinished || *run.Deleted != 0 || !run.Rotated || run.Outcome != pki.OutcomeOK || v.entries() != 0 {
-				t.Errorf("the next run %+v, %d entries", run, v.entries())
+			// The rotation that the run still owed is made up for, without another run.
+			run, findings = v.looked(state)
+			if *run.Deleted != 8 || !run.Rotated || run.Outcome != pki.OutcomeOK || v.entries() != 0 || !strings.Contains(run.Explanation, "was made up for") {
+				t.Errorf("after the repair the run is %+v, %d entries", run, v.entries())
 			}
-			if len(findings) != 0 {
+			// What stopped the run is said until another one has passed it.
+			if len(findings) != 1 || findings[0].Rule != "tidy-failed" {
 				t.Errorf("findings %+v", findings)
 			}
 		})

@@ -146,7 +146,7 @@ func (v *tidyVault) askedTwice() {
 // tidyIs waits until Vault says that its tidy is in the given state.
 func (v *tidyVault) tidyIs(state pki.TidyState) {
 	v.t.Helper()
-	eventually(v.t, v.ctx, 20*time.Second, "vault says of its tidy: "+string(state), func(ctx context.Context) error {
+	eventually(v.t, v.ctx, time.Minute, "vault says of its tidy: "+string(state), func(ctx context.Context) error {
 		s, err := v.vault.TidyStatus(ctx, v.mount)
 		if err == nil && s.State != state {
 			err = fmt.Errorf("state %s", s.State)
