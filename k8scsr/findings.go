@@ -167,7 +167,7 @@ func (s State) failureFinding(want Spec, now time.Time) *Finding {
 		return nil
 	}
 	// Outside its windows the certificate is needed all the same.
-	if _, needed := want.needed(s.Live, s.Trust, now); !needed {
+	if _, needed := want.Needed(s.Live, s.Trust, now); !needed {
 		return nil
 	}
 	remedy := map[string]string{
@@ -188,7 +188,7 @@ func (s State) failureFinding(want Spec, now time.Time) *Finding {
 // heldBackFinding tells that a certificate is needed, but asked for so often that
 // somebody must be undoing what we do.
 func (s State) heldBackFinding(want Spec, now time.Time) *Finding {
-	_, due := want.needed(s.Live, s.Trust, now)
+	_, due := want.Needed(s.Live, s.Trust, now)
 	until, why := s.Pending.holdUntil(want.grantedAs(s.Live), s.Others, now)
 	last := s.Pending.LastFailure
 	told := last != nil && last.Wanted == want.Fingerprint()

@@ -37,6 +37,7 @@ const (
 	Deny            Kind = "deny"             // Request, which is ours and no longer wanted
 	AwaitApproval   Kind = "await-approval"
 	AwaitIssue      Kind = "await-issue"
+	AwaitEnd        Kind = "await-end"     // of a request that is no longer wanted
 	Publish         Kind = "publish"       // Chain and the stored next key into the live Secret
 	PublishTrust    Kind = "publish-trust" // only the trust bundle into the live Secret
 	DropPending     Kind = "drop-pending"  // remove the next key, keep Record
@@ -74,7 +75,7 @@ type Step struct {
 
 // Waits tells whether the step writes nothing.
 func (s Step) Waits() bool {
-	return s.Kind == Nothing || s.Kind == AwaitApproval || s.Kind == AwaitIssue
+	return s.Kind == Nothing || s.Kind == AwaitApproval || s.Kind == AwaitIssue || s.Kind == AwaitEnd
 }
 
 // obstacleInterval is how often an obstacle is looked at again.
@@ -173,6 +174,9 @@ func (s State) rest(want Spec, now time.Time) Step {
 // goOn is the step while an attempt is under way.
 func (s State) goOn(want Spec, now time.Time) Step {
 	p, r := s.Pending, s.Request
+	if want.Replace.LeafID == "" {
+		want.Replace.LeafID = p.Replace
+	}
 	if p.Problem != "" || p.Key == nil {
 		return s.drop(p.abandon(now), now, "the stored next key is unusable: %s", orElse(p.Problem, "it is gone"))
 	}
@@ -289,11 +293,11 @@ func (s State) judge(r Request, stale bool, want Spec, now time.Time) Step {
 }
 
 // validate holds the answer against the certificate in use, if that is worth
-// keeping. One that must be replaced in any case, since it is not what is wanted
+// keeping and nobody asked for another one in its place. One that must be replaced in any case, since it is not what is wanted
 // or nobody trusts it, may be replaced by one that ends sooner, provided that it
 // was granted the whole lifetime asked for: the shorter one is then our wish.
 func (s State) validate(r Request, want Spec, now time.Time) (Chain, error) {
-	if !s.Live.Usable(now) {
+	if !s.Live.Usable(now) || want.replaces(s.Live) {
 		return Validate(r.Certificate, s.Pending.Key, want, s.Trust, now, nil)
 	}
 	chain, err := Validate(r.Certificate, s.Pending.Key, want, s.Trust, now, s.Live.Leaf)
@@ -317,11 +321,11 @@ func (s State) withdraw(r Request, want Spec, now time.Time) (step Step, open bo
 	case r.Approved && now.Sub(r.CreatedAt) > want.Patience:
 		return Step{}, false // nobody signs it, and an approval cannot be taken back
 	case r.Approved:
-		return wait(Nothing, soon(r.CreatedAt, now), "request %s is no longer wanted, but is approved and may still be answered", r.Name), true
+		return wait(AwaitEnd, soon(r.CreatedAt, now), "request %s is no longer wanted, but is approved and may still be answered", r.Name), true
 	case want.Approve && r.Signer == want.Signer && s.Identity.Account(r.Requester):
 		return Step{Kind: Deny, Reason: "it is no longer wanted", LookAgainAt: now, Request: &r}, true
 	}
-	return wait(Nothing, soon(r.CreatedAt, now), "request %s is no longer wanted, but still open: kubectl certificate deny %s", r.Name, r.Name), true
+	return wait(AwaitEnd, soon(r.CreatedAt, now), "request %s is no longer wanted, but still open: kubectl certificate deny %s", r.Name, r.Name), true
 }
 
 func (s State) drop(record Record, now time.Time, format string, args ...any) Step {

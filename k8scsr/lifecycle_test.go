@@ -96,9 +96,9 @@ func TestNext(t *testing.T) {
 		{"obstacle", func(w *world) { w.Obstacles = []Finding{{Summary: "wrong type"}} }, Nothing, "wrong type", time.Minute, ""},
 		{"identity unknown", func(w *world) { w.Identity = Identity{} }, Nothing, "identity", time.Minute, ""},
 		{"an earlier request is open", func(w *world) { w.request(0); w.orphan() }, Deny, "no longer wanted", 0, ""},
-		{"an earlier request is open, not ours to deny", func(w *world) { w.request(0); w.orphan(); w.want.Approve = false }, Nothing, "kubectl certificate deny pkiwarden-x", 2 * time.Second, ""},
-		{"an earlier request is open for another signer", func(w *world) { w.request(0); w.orphan(); w.Others[0].Signer = "ca.example/b" }, Nothing, "kubectl certificate deny pkiwarden-x", 2 * time.Second, ""},
-		{"an earlier request is approved", func(w *world) { w.request(10 * time.Second); w.Request.Approved = true; w.orphan() }, Nothing, "may still be answered", 5 * time.Second, ""},
+		{"an earlier request is open, not ours to deny", func(w *world) { w.request(0); w.orphan(); w.want.Approve = false }, AwaitEnd, "kubectl certificate deny pkiwarden-x", 2 * time.Second, ""},
+		{"an earlier request is open for another signer", func(w *world) { w.request(0); w.orphan(); w.Others[0].Signer = "ca.example/b" }, AwaitEnd, "kubectl certificate deny pkiwarden-x", 2 * time.Second, ""},
+		{"an earlier request is approved", func(w *world) { w.request(10 * time.Second); w.Request.Approved = true; w.orphan() }, AwaitEnd, "may still be answered", 5 * time.Second, ""},
 		{"an earlier request is approved, nobody signs", func(w *world) { w.request(time.Hour); w.Request.Approved = true; w.orphan() }, StoreNextKey, "", 0, ""},
 		{"an earlier request is answered", func(w *world) { w.request(0); w.answer(); w.orphan() }, StoreNextKey, "", 0, ""},
 
@@ -186,8 +186,8 @@ func TestNext(t *testing.T) {
 
 		// The configuration changed while a request is under way.
 		{"stale, open", func(w *world) { w.request(0); w.want.Lifetime *= 2 }, Deny, "no longer wanted", 0, ""},
-		{"stale, open, others approve", func(w *world) { w.request(0); w.want.Lifetime *= 2; w.want.Approve = false }, Nothing, "kubectl certificate deny", 2 * time.Second, ""},
-		{"stale, approved", func(w *world) { w.request(0); w.want.Lifetime *= 2; w.Request.Approved = true }, Nothing, "may still be answered", 2 * time.Second, ""},
+		{"stale, open, others approve", func(w *world) { w.request(0); w.want.Lifetime *= 2; w.want.Approve = false }, AwaitEnd, "kubectl certificate deny", 2 * time.Second, ""},
+		{"stale, approved", func(w *world) { w.request(0); w.want.Lifetime *= 2; w.Request.Approved = true }, AwaitEnd, "may still be answered", 2 * time.Second, ""},
 		{"stale, approved, nobody signs", func(w *world) { w.request(16 * time.Minute); w.want.Lifetime *= 2; w.Request.Approved = true }, DropPending, "nobody signs it", 0, ""},
 		{"stale, denied", func(w *world) { w.request(0); w.want.Lifetime *= 2; w.Request.Denied = true }, DropPending, "earlier configuration", 0, ""},
 		{"stale, answered, good all the same", func(w *world) { w.request(0); w.answer(); w.want.Lifetime *= 2 }, Publish, "", 0, ResultIssued},

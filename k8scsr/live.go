@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"math"
 	"strings"
@@ -175,8 +176,8 @@ func (s Spec) RenewalAt(leaf *x509.Certificate, issuedAt, now time.Time) time.Ti
 // A renewal waits for a window; what is missing, broken, expired or not what is
 // wanted does not.
 func (s Spec) due(live Live, trust Trust, now time.Time) (string, bool) {
-	why, needed := s.needed(live, trust, now)
-	if !needed || s.Windows == nil || !s.renewal(live, trust, now) {
+	why, needed := s.Needed(live, trust, now)
+	if !needed || s.Windows == nil || s.replaces(live) || !s.renewal(live, trust, now) {
 		return why, needed
 	}
 	return why, !now.Before(s.RenewalAt(live.Leaf, live.IssuedAt, now))
@@ -187,8 +188,9 @@ func (s Spec) renewal(live Live, trust Trust, now time.Time) bool {
 	return live.Usable(now) && s.unwanted(live, trust, now) == ""
 }
 
-// needed tells whether a new certificate is needed, and why, in words.
-func (s Spec) needed(live Live, trust Trust, now time.Time) (string, bool) {
+// Needed tells whether a new certificate is needed, and why, in words; whether
+// one may be asked for now is another question.
+func (s Spec) Needed(live Live, trust Trust, now time.Time) (string, bool) {
 	switch {
 	case live.Problem != "":
 		return "the stored pair is unusable: " + live.Problem, true
@@ -203,5 +205,23 @@ func (s Spec) needed(live Live, trust Trust, now time.Time) (string, bool) {
 	if at := s.Schedule(live.Leaf, live.IssuedAt).RenewAt; !now.Before(at) {
 		return fmt.Sprintf("its renewal was due %s, after %.0f %% of its lifetime", stamp(at), 100*s.RenewAt), true
 	}
+	if s.replaces(live) {
+		return "its renewal was asked for", true
+	}
 	return "", false
+}
+
+// LeafID tells one certificate from every other: the SHA-256 of its DER, in
+// hexadecimal; "none" where there is no certificate.
+func LeafID(leaf *x509.Certificate) string {
+	if leaf == nil {
+		return "none"
+	}
+	sum := sha256.Sum256(leaf.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// replaces tells whether this is the certificate that a person wants replaced.
+func (s Spec) replaces(live Live) bool {
+	return s.Replace.LeafID != "" && s.Replace.LeafID == LeafID(live.Leaf)
 }

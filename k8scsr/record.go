@@ -32,6 +32,7 @@ type Record struct {
 	CSRUID   string    `json:"csrUID,omitempty"`  // recorded once the request exists
 	PodUIDs  []string  `json:"podUIDs,omitempty"` // of the pods that may have made the request, each recorded before it tried
 	StoredAt time.Time `json:"storedAt,omitzero"`
+	Replace  string    `json:"replace,omitempty"` // Spec.Replace.LeafID when the attempt began, for whoever goes on with it
 
 	Attempts    []Attempt `json:"attempts,omitempty"` // of the last hour
 	Failures    int       `json:"failures,omitempty"` // in a row
@@ -72,7 +73,7 @@ func (p Pending) Active() bool {
 // caller.
 func (r Record) begin(want Spec, podUID string, now time.Time) Record {
 	out := Record{
-		Version: RecordVersion, Wanted: want.Fingerprint(), StoredAt: now,
+		Version: RecordVersion, Wanted: want.Fingerprint(), StoredAt: now, Replace: want.Replace.LeafID,
 		Attempts: append(r.recent(now), Attempt{At: now}),
 		Failures: r.Failures, LastFailure: r.LastFailure,
 	}
@@ -152,10 +153,10 @@ func inLastHour(t, now time.Time) bool {
 }
 
 // holdUntil tells until when no new attempt may begin, and why; zero when one
-// may. What failed for another Spec does not put off this one, but the hourly
-// limit holds all the same.
+// may. What failed for another Spec does not put off this one, nor
+// what failed before a person asked, but the hourly limit holds all the same.
 func (r Record) holdUntil(want Spec, others []Request, now time.Time) (time.Time, string) {
-	if f := r.LastFailure; f != nil && f.Wanted == want.Fingerprint() &&
+	if f := r.LastFailure; f != nil && f.Wanted == want.Fingerprint() && !f.At.Before(want.Replace.AskedAt) &&
 		now.Before(r.RetryAt) && r.RetryAt.Sub(now) <= longestBackOff {
 		return r.RetryAt, "the last attempt failed: " + f.Summary
 	}

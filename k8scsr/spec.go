@@ -65,7 +65,18 @@ type Spec struct {
 	Approve bool // approve our own requests under the exact-match policy
 	Paused  bool // observe and report, change nothing
 
+	Replace Replacement // the zero value: nobody asks for one
+
 	granted time.Duration // of the certificate in use, 0 where it is not known
+}
+
+// Replacement is what a person asks for who wants a certificate replaced now, be
+// it due or not. No window puts that off, nor the pause after an attempt that had
+// failed before, and the new certificate may end sooner. It holds until another
+// one is in its place. The hourly limit and the signer's budget hold all the same.
+type Replacement struct {
+	LeafID  string // of the certificate to be replaced, see LeafID; "" for none
+	AskedAt time.Time
 }
 
 // What fits into a certificate: ub-common-name and ub-organization-name of
