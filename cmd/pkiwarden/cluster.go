@@ -281,6 +281,7 @@ func (i *instance) issuing() (work []func(context.Context) error, end func(), er
 	certs, err := issuer.New(issuer.Options{
 		Client: i.cluster.kube.Client, Certificates: certificates(i.cfg.Certificates), Namespace: i.cluster.kube.Namespace, State: i.cluster.state,
 		Log: i.log, Registerer: i.registry, Report: i.reportCertificates(source),
+		Published: i.published,
 	})
 	if err != nil {
 		return nil, nil, err

@@ -51,12 +51,14 @@ type instance struct {
 	findings *ops.Findings
 	elector  leader.Elector // nil: this one never leads
 	local    []*loop.Loop
+	// deliveries are those of local that deliver, by the certificate's name.
+	deliveries map[string][]*loop.Loop
 }
 
 // newInstance makes everything that does not depend on leading. It opens no
 // connection and starts nothing.
 func newInstance(a *app, log *slog.Logger, cfg *config.Config) (*instance, error) {
-	i := &instance{cfg: cfg, log: log, build: readBuild()}
+	i := &instance{cfg: cfg, log: log, build: readBuild(), deliveries: map[string][]*loop.Loop{}}
 	counts, err := a.counts()
 	if err != nil {
 		return nil, err
@@ -105,13 +107,14 @@ func (i *instance) addDeliveries() ([]ops.Check, error) {
 			return nil, err
 		}
 		l, err := loop.New(loop.Options{
-			Name: "deliver-" + d.Certificate, Interval: 15 * time.Second, Jitter: 3 * time.Second, OnceUntil: deliverer.OnceUntil,
+			Name: "deliver-" + d.Certificate, Interval: 15 * time.Second, Jitter: 3 * time.Second, OnceUntil: deliverer.OnceUntil, Eager: true,
 			Log: i.log, Metrics: i.loops,
 		})
 		if err != nil {
 			return nil, err
 		}
 		i.local = append(i.local, l)
+		i.deliveries[d.Certificate] = append(i.deliveries[d.Certificate], l)
 		checks = append(checks, ops.Check{Name: "delivered-" + d.Certificate, Ready: func() error {
 			if !deliverer.Delivered() {
 				return errors.New("no pair has been delivered yet")
@@ -120,6 +123,14 @@ func (i *instance) addDeliveries() ([]ops.Check, error) {
 		}})
 	}
 	return checks, nil
+}
+
+// published lets this pod deliver a certificate at once that it has just
+// published itself. What another pod published is found by looking.
+func (i *instance) published(certificate string) {
+	for _, l := range i.deliveries[certificate] {
+		l.Wake()
+	}
 }
 
 func (i *instance) newDeliverer(d config.Deliver) (*deliver.Deliverer, error) {

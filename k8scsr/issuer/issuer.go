@@ -62,6 +62,10 @@ type Options struct {
 	// Report gets all findings after each Once, the empty list included.
 	// Default: none.
 	Report func([]k8scsr.Finding)
+	// Published is called with a certificate's name after each write of its live
+	// Secret, also after one that failed: what was lost may be the answer alone.
+	// It must not block. Default: none.
+	Published func(name string)
 }
 
 // Issuer does the cluster's work for a set of certificates.
@@ -75,6 +79,7 @@ type Issuer struct {
 	now          func() time.Time
 	chance       func() float64
 	report       func([]k8scsr.Finding)
+	published    func(name string)
 	metrics      *metrics
 	events       *events
 
@@ -98,7 +103,7 @@ type Issuer struct {
 func New(o Options) (*Issuer, error) {
 	i := &Issuer{
 		client: o.Client, state: o.State, interval: cmp.Or(o.Interval, time.Minute), log: o.Log, registerer: o.Registerer,
-		now: o.Now, report: o.Report, chance: o.Chance,
+		now: o.Now, report: o.Report, published: o.Published, chance: o.Chance,
 		metrics: newMetrics(), said: map[string]string{}, outlooks: map[string]*outlook{},
 	}
 	if i.log == nil {
@@ -113,6 +118,9 @@ func New(o Options) (*Issuer, error) {
 	}
 	if i.report == nil {
 		i.report = func([]k8scsr.Finding) {}
+	}
+	if i.published == nil {
+		i.published = func(string) {}
 	}
 	var problems []error
 	if o.Client == nil {
@@ -238,11 +246,16 @@ func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, f
 		}
 		findings = k8scsr.Findings(o.State, c.Spec, now)
 		step := k8scsr.Next(o.State, c.Spec, now)
+		look.spec, look.state, look.step, look.at = c.Spec, o.State, step, now
 		i.say(c, step)
 		if step.Waits() {
 			return step.LookAgainAt, findings, nil
 		}
-		switch err := i.perform(ctx, c, o, step, now); {
+		err = i.perform(ctx, c, o, step, now)
+		if step.Kind == k8scsr.Publish || step.Kind == k8scsr.PublishTrust {
+			i.published(c.Spec.Name)
+		}
+		switch {
 		case err == nil:
 			i.metrics.count(step.Result)
 			if step.Event != nil {
