@@ -246,7 +246,6 @@ func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, f
 		}
 		findings = k8scsr.Findings(o.State, c.Spec, now)
 		step := k8scsr.Next(o.State, c.Spec, now)
-		look.spec, look.state, look.step, look.at = c.Spec, o.State, step, now
 		i.say(c, step)
 		if step.Waits() {
 			return step.LookAgainAt, findings, nil
