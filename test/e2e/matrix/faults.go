@@ -7,7 +7,9 @@ import (
 	"os"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pkiwarden/pkiwarden/test/e2e/world"
@@ -15,37 +17,71 @@ import (
 
 // disturb lets a fault begin at a point that chance chooses, and ends it.
 func (t *trial) disturb(ctx context.Context, o *Outcome) error {
-	points := killPoints()
-	point := points[t.chance(len(points))]
-	begun := make(chan struct{})
-	failed := make(chan error, 1)
-	lift := func() error { return nil }
-	t.first.gate.at(point, func() {
-		var err error
-		lift, err = t.begin(ctx, t.first)
-		failed <- err
-		close(begun)
-	})
-	if err := t.first.Start(ctx); err != nil {
+	points := pointsOf(t.name)
+	o.Point = points[t.chance(len(points))]
+	w := t.lane.world
+	before, err := w.Client.CoreV1().Secrets(world.Namespace).Get(ctx, world.SecretName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		before, err = nil, nil
+	}
+	if err != nil {
 		return err
 	}
+	if t.name == signerClock { // somebody else signs
+		if err := w.Kubernetes.ControllerManager.Pause(); err != nil {
+			return err
+		}
+		defer func() { _ = w.Kubernetes.ControllerManager.Resume() }()
+	}
+	begun := make(chan error, 1)
+	lift := func() error { return nil }
+	t.first.gate.at(o.Point, func() {
+		var err error
+		lift, err = t.begin(ctx, t.first)
+		begun <- err
+	})
+	started := t.first.Start(ctx)
 	select {
-	case <-begun:
+	case err := <-begun:
+		if err != nil {
+			return err
+		}
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(hitWithin):
-		return nil
+		return started
 	}
-	if err := <-failed; err != nil {
-		return err
+	if started != nil && t.first.Running() {
+		return started
 	}
 	o.Hit = true
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(time.Second + t.draw(7*time.Second)):
+	case <-time.After(t.lasting()):
 	}
-	return lift()
+	if err := lift(); err != nil {
+		return err
+	}
+	if setbacks[t.name] != nil {
+		return t.recover(ctx, before)
+	}
+	return nil
+}
+
+// lasting is for how long a fault goes on: mostly about as long as a renewal
+// takes, at times much longer, and long enough for another to take over the
+// Lease.
+func (t *trial) lasting() time.Duration {
+	switch {
+	case t.name == standby || t.name == second || t.name == tokenRotated || t.name == approved || setbacks[t.name] != nil:
+		return t.draw(300 * time.Millisecond) // they are for good
+	case t.leases && t.name == splitBrain:
+		return leaseDuration + time.Second + t.draw(3*time.Second)
+	case t.chance(8) == 0:
+		return 3*time.Second + t.draw(9*time.Second)
+	}
+	return 300*time.Millisecond + t.draw(2700*time.Millisecond)
 }
 
 // begin starts the trial's fault and returns what ends it. It is called at a
@@ -89,6 +125,42 @@ func (t *trial) begin(ctx context.Context, p *process) (lift func() error, err e
 		return p.Resume, nil
 	case second:
 		return now, t.another(ctx)
+	case standby:
+		if err := t.another(ctx); err != nil {
+			return nil, err
+		}
+		t.end9(p)
+		return now, nil
+	case signerAway:
+		return w.Kubernetes.ControllerManager.Resume, w.Kubernetes.ControllerManager.Pause()
+	case signerClock:
+		off := t.draw(10*time.Minute) - 5*time.Minute
+		switch t.chance(4) {
+		case 0:
+			off -= 24 * time.Hour
+		}
+		return now, t.sign(ctx, off)
+	case approved:
+		return now, t.decide(ctx, certificatesv1.CertificateApproved)
+	case denied:
+		return now, t.decide(ctx, certificatesv1.CertificateDenied)
+	case failed:
+		return now, t.fail(ctx)
+	case removed:
+		if err := t.remove(ctx); err != nil {
+			return nil, err
+		}
+		if t.chance(2) == 0 {
+			return now, nil
+		}
+		t.end9(p)
+		return func() error {
+			var err error
+			if t.first, err = t.process(ctx, podNames[t.chance(2)]); err != nil {
+				return err
+			}
+			return t.first.Start(ctx)
+		}, nil
 	case rightsLost:
 		return t.takeRights(ctx)
 	case tokenRotated:

@@ -158,8 +158,8 @@ func TestReadPairMissesNothing(t *testing.T) {
 }
 
 func TestCases(t *testing.T) {
-	if n := len(Cases()); n != 29 {
-		t.Errorf("%d cases, want 29", n)
+	if n := len(Cases()); n != 36 {
+		t.Errorf("%d cases, want 36", n)
 	}
 	for _, point := range killPoints() {
 		_, _, ok := requestOf(point)

@@ -3,11 +3,8 @@ package matrix
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/pkiwarden/pkiwarden/test/e2e/servers"
 )
@@ -70,8 +67,8 @@ func Run(ctx context.Context, o Options) ([]Outcome, error) {
 					o.Each(outcome)
 				}
 				mu.Unlock()
-				if outcome.Err != nil {
-					// The lane's servers may be in any state.
+				if outcome.Failed() != "" {
+					// What is left of it must not make the next ones fail.
 					l.close()
 					if l, err = newLane(ctx, o.NewSet); err != nil {
 						mu.Lock()
@@ -99,38 +96,3 @@ func (o Outcome) Failed() string {
 	why = append(why, o.Violations...)
 	return strings.Join(why, "; ")
 }
-
-// Table is the outcomes by case, as Markdown, and the sums.
-func Table(outcomes []Outcome) (table string, runs, violations, unhit int) {
-	var b strings.Builder
-	b.WriteString("| fault | runs | not reached | violations | until all was well again, median | at most |\n|-|-|-|-|-|-|\n")
-	for _, name := range Cases() {
-		var took []time.Duration
-		n, bad, missed := 0, 0, 0
-		for _, o := range outcomes {
-			if o.Case != name {
-				continue
-			}
-			n++
-			bad += len(o.Violations)
-			if !o.Hit {
-				missed++
-				continue
-			}
-			took = append(took, o.Converged)
-		}
-		if n == 0 {
-			continue
-		}
-		slices.Sort(took)
-		middle, most := "-", "-"
-		if len(took) > 0 {
-			middle, most = seconds(took[len(took)/2]), seconds(took[len(took)-1])
-		}
-		fmt.Fprintf(&b, "| %s | %d | %d | %d | %s | %s |\n", name, n, missed, bad, middle, most)
-		runs, violations, unhit = runs+n, violations+bad, unhit+missed
-	}
-	return b.String(), runs, violations, unhit
-}
-
-func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }

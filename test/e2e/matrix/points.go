@@ -58,11 +58,41 @@ const (
 	etcdKilled   = "etcd killed"
 	splitBrain   = "paused while another goes on"
 	second       = "second controller"
+	standby      = "leader killed beside another"
 	rightsLost   = "rights removed"
 	tokenRotated = "token rotated"
+	signerAway   = "signer away"
+	signerClock  = "signer's clock apart"
+	approved     = "approved by somebody else"
+	denied       = "denied by somebody else"
+	failed       = "failed by the signer"
+	removed      = "request removed"
 )
 
-var faults = []string{apiAway, apiSlow, apiBusy, apiFailing, etcdKilled, splitBrain, second, rightsLost, tokenRotated}
+var faults = []string{
+	apiAway, apiSlow, apiBusy, apiFailing, etcdKilled, splitBrain, second, standby, rightsLost, tokenRotated,
+	signerAway, signerClock, approved, denied, failed, removed,
+}
+
+// pointsOf are the points at which a fault may begin. Who meddles with a request
+// does so while there is one.
+func pointsOf(fault string) []string {
+	all := killPoints()
+	open := []string{"after " + string(createRequest), "before " + string(recordRequest), "after " + string(recordRequest), "before " + string(approve)}
+	switch fault {
+	case apiAway, apiSlow, apiBusy, apiFailing, rightsLost, tokenRotated: // while there is something left to ask for
+		return all[:slices.Index(all, "after "+string(dropKey))]
+	case approved, denied, failed:
+		return open
+	case removed:
+		return append(open, "after "+string(approve), "after "+string(fetch))
+	case signerAway:
+		return append(open, "before "+string(createRequest), "after "+string(approve))
+	case signerClock:
+		return []string{"after " + string(approve)} // when it signs
+	}
+	return all
+}
 
 // killed begins the names of the cases in which a process is killed.
 const killed = "SIGKILL "

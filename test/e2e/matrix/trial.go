@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -20,6 +21,7 @@ import (
 const (
 	hitWithin      = 45 * time.Second
 	convergeWithin = time.Minute // after the last fault
+	leaseDuration  = 3 * time.Second
 )
 
 // Outcome is how a trial ended.
@@ -28,7 +30,9 @@ type Outcome struct {
 	Seed       uint64
 	Hit        bool          // the point was reached, or the fault took place
 	Violations []string      // what was promised and not kept
+	Point      string        // where the fault began
 	Converged  time.Duration // from the end of the fault until all was as wanted
+	Took       time.Duration // the whole trial
 	Again      bool          // killed a second time
 	Err        error         // the harness itself failed
 	Logs       string        // the ends of the processes' logs, where it failed
@@ -42,6 +46,7 @@ type trial struct {
 	random *rand.Rand
 	marker string // a name that only the certificate wanted now has
 	set    map[string]any
+	leases bool // a Lease says who leads; else everybody does
 	first  *process
 
 	processes []*process
@@ -56,6 +61,7 @@ func (l *lane) run(ctx context.Context, name string, seed uint64) Outcome {
 		watched: newWatched(), lane: l, name: name, random: rand.New(rand.NewPCG(seed, 77)),
 		marker: fmt.Sprintf("trial-%d-%d.vault.svc", l.count, seed),
 	}
+	began := time.Now()
 	o := Outcome{Case: name, Seed: seed}
 	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
 	defer cancel()
@@ -65,6 +71,7 @@ func (l *lane) run(ctx context.Context, name string, seed uint64) Outcome {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	o.Violations = t.violations
+	o.Took = time.Since(began)
 	if o.Failed() != "" {
 		for _, p := range t.processes {
 			o.Logs += fmt.Sprintf("the end of %s:\n%s\n", p.LogPath(), p.LogTail(25))
@@ -92,6 +99,7 @@ func (t *trial) run(ctx context.Context, o *Outcome) error {
 	defer t.lane.proof.tell(func(string) {})
 
 	if point, ok := strings.CutPrefix(t.name, killed); ok {
+		o.Point = point
 		err = t.kill(ctx, o, point)
 	} else {
 		err = t.disturb(ctx, o)
@@ -130,21 +138,37 @@ func (t *trial) prepare(ctx context.Context) error {
 		return err
 	}
 	// The issuance budget is kept there.
-	for _, namespace := range []string{world.ControllerNamespace} {
-		list, err := w.Client.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{})
-		if err != nil {
+	list, err := w.Client.CoreV1().ConfigMaps(world.ControllerNamespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	for _, c := range list.Items {
+		if c.Name == "kube-root-ca.crt" {
+			continue
+		}
+		if err := w.Client.CoreV1().ConfigMaps(world.ControllerNamespace).Delete(ctx, c.Name, metav1.DeleteOptions{}); err != nil {
 			return err
 		}
-		for _, c := range list.Items {
-			if c.Name == "kube-root-ca.crt" {
-				continue
-			}
-			if err := w.Client.CoreV1().ConfigMaps(namespace).Delete(ctx, c.Name, metav1.DeleteOptions{}); err != nil {
-				return err
-			}
-		}
 	}
-	t.set = map[string]any{"certificates.0.dnsNames": []any{t.marker, world.ServerName}, "certificates.0.lifetime": "1h"}
+	err = w.Client.CoordinationV1().Leases(world.ControllerNamespace).Delete(ctx, world.LeaseName, metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return err
+	}
+	t.set = map[string]any{"certificates.0.lifetime": "1h"}
+	switch {
+	case t.name == standby:
+		t.leases = true
+	case strings.HasPrefix(t.name, killed):
+		t.leases = t.chance(5) == 0
+	default:
+		t.leases = t.chance(2) == 0
+	}
+	if t.leases {
+		t.set["leaderElection.backend"] = "kubernetes"
+		t.set["leaderElection.leaseDuration"] = leaseDuration.String()
+		t.set["leaderElection.renewDeadline"] = "1500ms"
+		t.set["leaderElection.retryPeriod"] = "400ms"
+	}
 	switch t.random.IntN(4) {
 	case 0: // a birth, as far as the cluster is concerned
 		err := w.Client.CoreV1().Secrets(world.Namespace).Delete(ctx, world.SecretName, metav1.DeleteOptions{})
@@ -160,10 +184,8 @@ func (t *trial) prepare(ctx context.Context) error {
 // process prepares a pkiwarden whose writes are checked and whose requests take
 // their time.
 func (t *trial) process(ctx context.Context, pod string) (*process, error) {
-	set := map[string]any{}
-	for k, v := range t.set {
-		set[k] = v
-	}
+	set := maps.Clone(t.set)
+	set["certificates.0.dnsNames"] = []any{t.marker, world.ServerName}
 	p, err := t.lane.newProcess(ctx, pod, set)
 	if err != nil {
 		return nil, err
@@ -215,22 +237,41 @@ func (t *trial) points(ctx context.Context) func(string) {
 	}
 }
 
-// serving tells when Vault presents another leaf than at the start.
+// serving holds that Vault answers all the time, and tells when it presents
+// another leaf than at the start.
 func (t *trial) serving(ctx context.Context, reached func(string)) {
-	before, err := t.lane.world.ServedLeaf(ctx)
+	const now, then = 10 * time.Millisecond, 250 * time.Millisecond
+	w := t.lane.world
+	before, err := w.ServedLeaf(ctx)
 	if err != nil {
 		t.violate("vault does not answer at the start: %v", err)
 		return
 	}
+	files := target(w.TLSDir)
+	refused, told, asked := 0, false, time.Now()
 	for ctx.Err() == nil {
-		now, err := t.lane.world.ServedLeaf(ctx)
-		if err == nil && !now.Equal(before) {
-			reached(reloaded)
-			return
+		// Other files must be there before another leaf can be.
+		if waiting := !told && target(w.TLSDir) != files; waiting || time.Since(asked) > then {
+			asked = time.Now()
+			leaf, err := w.ServedLeaf(ctx)
+			switch {
+			case ctx.Err() != nil:
+				return
+			case err != nil:
+				if refused++; refused == 3 {
+					t.violate("vault does not answer: %v", err)
+				}
+			case !told && !leaf.Equal(before):
+				told = true
+				reached(reloaded)
+				fallthrough
+			default:
+				refused = 0
+			}
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(10 * time.Millisecond):
+		case <-time.After(now):
 		}
 	}
 }
@@ -256,13 +297,15 @@ func (t *trial) kill(ctx context.Context, o *Outcome, point string) error {
 		again := all[t.chance(len(all))]
 		// Much is done already, so the point may never come.
 		t.first = p
-		p.gate.at(again, func() { t.end9(p) })
+		struck := make(chan struct{})
+		p.gate.at(again, func() { t.end9(p); close(struck) })
 		if err := p.Start(ctx); err != nil && p.Running() {
 			return err
 		}
 		select {
+		case <-struck:
 		case <-ctx.Done():
-		case <-time.After(t.draw(6 * time.Second)):
+		case <-time.After(t.draw(3 * time.Second)): // a renewal takes less than two
 		}
 		p.gate.at("", nil)
 		o.Again = !p.Running()

@@ -1,5 +1,6 @@
 // Command run makes many trials of the fault matrix and writes what they gave
-// into a dated file, which the README quotes.
+// into a dated file, which the README quotes. It exits with 1 where a trial
+// failed, and with 130 where it was interrupted and none had failed until then.
 package main
 
 import (
@@ -8,8 +9,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
@@ -21,36 +22,41 @@ import (
 	"github.com/pkiwarden/pkiwarden/test/e2e/servers"
 )
 
+const exitInterrupted = 130
+
+var errInterrupted = errors.New("interrupted")
+
+type options struct {
+	runs, lanes int
+	seed        uint64
+	only, out   string
+}
+
 func main() {
-	var (
-		runs  = flag.Int("runs", 1000, "trials")
-		lanes = flag.Int("lanes", 3, "trials at a time, each lane with servers of its own")
-		seed  = flag.Uint64("seed", uint64(time.Now().Unix()), "of the first trial")
-		only  = flag.String("only", "", "regular expression: only these cases")
-		out   = flag.String("out", "", "folder for the dated results; none are written without it")
-	)
+	var o options
+	flag.IntVar(&o.runs, "runs", matrix.EnoughRuns, "trials")
+	flag.IntVar(&o.lanes, "lanes", 3, "trials at a time, each lane with servers of its own")
+	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().Unix()), "of the first trial")
+	flag.StringVar(&o.only, "only", "", "regular expression: only these cases")
+	flag.StringVar(&o.out, "out", "", "folder for the dated results; none are written without it")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *runs, *lanes, *seed, *only, *out); err != nil {
+	context.AfterFunc(ctx, stop) // a second one ends it at once
+	switch err := run(ctx, o); {
+	case errors.Is(err, errInterrupted):
+		fmt.Fprintf(os.Stderr, "error: %v\n", err)
+		os.Exit(exitInterrupted)
+	case err != nil:
 		fmt.Fprintf(os.Stderr, "error: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, runs, lanes int, seed uint64, only, out string) (err error) {
-	pattern, err := regexp.Compile(only)
+func run(ctx context.Context, o options) (err error) {
+	cases, err := chosen(o.only)
 	if err != nil {
-		return fmt.Errorf("-only: %w", err)
-	}
-	var cases []string
-	for _, c := range matrix.Cases() {
-		if pattern.MatchString(c) {
-			cases = append(cases, c)
-		}
-	}
-	if len(cases) == 0 {
-		return fmt.Errorf("-only %q matches none of:\n  %s", only, strings.Join(matrix.Cases(), "\n  "))
+		return err
 	}
 	var (
 		mu   sync.Mutex
@@ -70,61 +76,86 @@ func run(ctx context.Context, runs, lanes int, seed uint64, only, out string) (e
 		}
 		return set, err
 	}
-	began, done, bad := time.Now(), 0, 0
+	began := time.Now()
+	told := progress{wanted: o.runs, began: began}
 	outcomes, err := matrix.Run(ctx, matrix.Options{
-		Runs: runs, Lanes: lanes, Seed: seed, Cases: cases, NewSet: newSet,
-		Each: func(o matrix.Outcome) {
-			done++
-			if why := o.Failed(); why != "" {
-				bad++
-				fmt.Printf("FAILED -only %q -seed %d: %s\n%s\n", "^"+o.Case+"$", o.Seed, why, o.Logs)
-			}
-			if done%10 == 0 || done == runs {
-				fmt.Printf("%d of %d trials, %d failed, %s\n", done, runs, bad, time.Since(began).Round(time.Second))
-			}
-		},
+		Runs: o.runs, Lanes: min(o.lanes, o.runs), Seed: o.seed, Cases: cases, NewSet: newSet, Each: told.tell,
 	})
-	if err != nil {
-		return err
+	sums := matrix.Sum(outcomes)
+	interrupted := sums.Runs < o.runs
+	made := matrix.Made{
+		At: began, Revision: revision(ctx), Machine: fmt.Sprintf("%s, %d processors", runtime.Version(), runtime.NumCPU()),
+		Lanes: o.lanes, Seed: o.seed, Took: time.Since(began), Wanted: o.runs,
 	}
-	table, n, violations, unhit := matrix.Table(outcomes)
-	harness := 0
-	for _, o := range outcomes {
-		if o.Err != nil {
-			harness++
+	report := matrix.Report(outcomes, made)
+	fmt.Printf("\n%s\n", report)
+	if o.out != "" && sums.Runs > 0 {
+		file, writing := matrix.Write(o.out, report, made, interrupted)
+		if writing != nil {
+			return errors.Join(err, writing)
 		}
+		fmt.Println("written to", file)
 	}
-	fmt.Printf("\n%s\n%d runs, %d violations, %d not reached, %d errors of the harness\n", table, n, violations, unhit, harness)
 	switch {
-	case ctx.Err() != nil:
-		return fmt.Errorf("interrupted after %d of %d runs: no results are written", n, runs)
-	case out != "":
-		if err := write(out, table, n, violations, unhit, harness, seed, lanes, time.Since(began)); err != nil {
-			return err
-		}
-	}
-	if bad > 0 {
-		return fmt.Errorf("%d of %d trials failed", bad, n)
+	case err != nil && ctx.Err() == nil:
+		return err
+	case !sums.Good():
+		return fmt.Errorf("trials failed: %s", sums)
+	case interrupted:
+		return fmt.Errorf("%w after %d of %d runs", errInterrupted, sums.Runs, o.runs)
+	case sums.Quotable() == nil:
+		fmt.Printf("the README's sentence:\n%s\n", matrix.Sentence(made.At.UTC(), sums))
 	}
 	return nil
 }
 
-func write(folder, table string, runs, violations, unhit, harness int, seed uint64, lanes int, took time.Duration) error {
-	today := time.Now().UTC().Format(time.DateOnly)
-	text := fmt.Sprintf(`# Fault matrix, %s
-
-%d runs, %d violations, %d points not reached, %d errors of the harness.
-
-%s, %d processors, %d trials at a time, seeds from %d, %s.
-
-%s`, today, runs, violations, unhit, harness, runtime.Version(), runtime.NumCPU(), lanes, seed, took.Round(time.Second), table)
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return err
+// chosen are the cases whose names match.
+func chosen(only string) ([]string, error) {
+	pattern, err := regexp.Compile(only)
+	if err != nil {
+		return nil, fmt.Errorf("-only: %w", err)
 	}
-	file := filepath.Join(folder, today+".md")
-	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-		return err
+	var cases []string
+	for _, c := range matrix.Cases() {
+		if pattern.MatchString(c) {
+			cases = append(cases, c)
+		}
 	}
-	fmt.Println("written to", file)
-	return nil
+	if len(cases) == 0 {
+		return nil, fmt.Errorf("-only %q matches none of:\n  %s", only, strings.Join(matrix.Cases(), "\n  "))
+	}
+	return cases, nil
+}
+
+// progress tells how far it is, every few seconds, and of each failure at once.
+type progress struct {
+	wanted, done, failed, violations int
+	began, told                      time.Time
+}
+
+func (p *progress) tell(o matrix.Outcome) {
+	const pause = 5 * time.Second
+	p.done++
+	p.violations += len(o.Violations)
+	if why := o.Failed(); why != "" {
+		p.failed++
+		fmt.Printf("FAILED %s, begun at %q: %s\n  again: %s\n%s\n", o.Case, o.Point, why, o.Command(), o.Logs)
+	}
+	if time.Since(p.told) < pause && p.done < p.wanted {
+		return
+	}
+	p.told = time.Now()
+	took := time.Since(p.began)
+	left := took / time.Duration(p.done) * time.Duration(p.wanted-p.done)
+	fmt.Printf("%d of %d trials, %d failed, %d violations, %s, about %s left\n",
+		p.done, p.wanted, p.failed, p.violations, took.Round(time.Second), left.Round(time.Second))
+}
+
+// revision is that of the checkout, as far as git knows.
+func revision(ctx context.Context) string {
+	text, err := exec.CommandContext(context.WithoutCancel(ctx), "git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(text))
 }
