@@ -69,6 +69,7 @@ func TestPrometheusRuleIsTheRules(t *testing.T) {
 
 // TestAlertRules has promtool check the rules and run their tests.
 func TestAlertRules(t *testing.T) {
+	t.Parallel()
 	ctx := serverstest.Context(t)
 	set := serverstest.New(t)
 	promtool, err := set.Promtool(ctx)

@@ -90,6 +90,7 @@ func (c *cluster) namespace(t *testing.T, ctx context.Context, name string) {
 // at the rights that follow, and has each pod admitted under the restricted
 // profile.
 func TestManifests(t *testing.T) {
+	t.Parallel()
 	ctx := serverstest.Context(t)
 	c := newCluster(t, ctx)
 
@@ -330,6 +331,7 @@ func consulPod(t *testing.T) corev1.PodTemplateSpec {
 
 // TestShippedConfigurationsAreValid runs what an administrator would run.
 func TestShippedConfigurationsAreValid(t *testing.T) {
+	t.Parallel()
 	ctx := serverstest.Context(t)
 	set := serverstest.New(t)
 	program, err := set.BuildPkiwarden(ctx)

@@ -108,6 +108,7 @@ var (
 // TestVaultPolicies tries tokens that have exactly the shipped policies, and
 // not even "default", on a real Vault.
 func TestVaultPolicies(t *testing.T) {
+	t.Parallel()
 	ctx := serverstest.Context(t)
 	vault, err := serverstest.New(t).StartVault(ctx, servers.VaultOptions{Storage: servers.RaftStorage{}})
 	if err != nil {

@@ -140,6 +140,7 @@ func TestNamesFollowTheCluster(t *testing.T) {
 	requests := countRequests(t, ctx, w)
 	const finding = `pkiwarden_findings{rule="names-source-missing",severity="warning"}`
 	eventually(t, ctx, 90*time.Second, "pkiwarden says that the Service is gone", metricIs(pod, finding, 1))
+	replace(t, pod, "format: text", "format: json") // upon which it looks anew, not within the minute
 	eventually(t, ctx, 90*time.Second, "it has looked again", looksAgain(pod, time.Now()))
 	if stored, err := w.StoredLeaf(ctx); err != nil || !stored.Equal(second) {
 		t.Fatalf("the certificate was replaced while its names were not known (%v)", err)
@@ -150,6 +151,7 @@ func TestNamesFollowTheCluster(t *testing.T) {
 
 	_, err = api.Create(ctx, service, metav1.CreateOptions{})
 	must(t, err)
+	replace(t, pod, "format: json", "format: text")
 	eventually(t, ctx, 90*time.Second, "with the Service back, the certificate follows the Ingress",
 		storedNames(w, &leaf, chartNames, serviceNames, podNames, "*.vault.example.com secrets.example.com"))
 	eventually(t, ctx, 90*time.Second, "the finding is gone", func(ctx context.Context) error {

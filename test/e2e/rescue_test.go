@@ -364,6 +364,7 @@ func (p *patient) interrupt() {
 // Past the limit until revoking fails, planned, refused to who may not, rescued:
 // on both storages.
 func TestRescue(t *testing.T) {
+	t.Parallel()
 	for _, onConsul := range []bool{false, true} {
 		name := map[bool]string{false: "raft", true: "consul"}[onConsul]
 		t.Run(name, func(t *testing.T) {

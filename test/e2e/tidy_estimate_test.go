@@ -102,6 +102,7 @@ func (v *tidyVault) contains(reason, want string) {
 // What is predicted is what Vault then deletes: within the error that is
 // stated, and exactly where none is.
 func TestTidyEstimate(t *testing.T) {
+	t.Parallel()
 	v := startTidyVault(t, servers.VaultOptions{}, true)
 	role := func(longest string) {
 		v.write("pki/roles/brief", map[string]any{"allow_any_name": true, "enforce_hostnames": false, "key_type": "ec", "key_bits": 256, "max_ttl": longest})

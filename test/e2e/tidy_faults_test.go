@@ -311,6 +311,7 @@ func TestTidyIsStoppedForASlowVault(t *testing.T) {
 
 // Vault's own count of its leases, as each version gives it.
 func TestLeases(t *testing.T) {
+	t.Parallel()
 	for _, version := range tidyVersions {
 		t.Run(version.version, func(t *testing.T) {
 			t.Parallel()

@@ -170,8 +170,10 @@ func (v *tidyVault) newTidier(o tidier.Options) *tidier.Tidier {
 // Tidy on a real Vault takes the expired revocations off the list, whether or
 // not Vault rebuilds it at the end of a run.
 func TestTidyShrinksTheCRL(t *testing.T) {
+	t.Parallel()
 	for _, auto := range []bool{false, true} {
 		t.Run(fmt.Sprintf("auto_rebuild=%t", auto), func(t *testing.T) {
+			t.Parallel()
 			v := startTidyVault(t, servers.VaultOptions{Audit: true}, auto)
 			v.revoke(60, "5s")
 			must(t, v.vault.Rotate(v.ctx, v.mount))
@@ -234,6 +236,7 @@ func TestTidyShrinksTheCRL(t *testing.T) {
 
 // The adapter says about a real Vault what an operator knows of it.
 func TestVaultAdapter(t *testing.T) {
+	t.Parallel()
 	v := startTidyVault(t, servers.VaultOptions{}, false)
 	v.revoke(3, "5s")
 
@@ -335,6 +338,7 @@ func TestVaultAdapter(t *testing.T) {
 // What Vault refuses is named as a policy would grant it, and a Vault that is
 // sealed, or gone, is told apart.
 func TestVaultAdapterRefusals(t *testing.T) {
+	t.Parallel()
 	v := startTidyVault(t, servers.VaultOptions{}, false)
 	nothing := v.limited(`path "pki/tidy-status" { capabilities = ["read"] }`)
 
@@ -401,6 +405,7 @@ func wantDenied(t *testing.T, err error, capability, path string) {
 
 // A list over raft's limit is told from every other failure, with the limit.
 func TestRotateOverTheLimit(t *testing.T) {
+	t.Parallel()
 	ctx := serverstest.Context(t)
 	server, err := serverstest.New(t).StartVault(ctx, servers.VaultOptions{Storage: servers.RaftStorage{MaxEntrySize: 65536}})
 	must(t, err)

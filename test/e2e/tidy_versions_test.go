@@ -25,6 +25,7 @@ var tidyVersions = []struct{ name, version string }{
 // that the version knows, rotated where it does not rebuild the list by itself,
 // and measured.
 func TestTidyVersions(t *testing.T) {
+	t.Parallel()
 	for _, v := range tidyVersions {
 		t.Run(v.version, func(t *testing.T) {
 			t.Parallel()

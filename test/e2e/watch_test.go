@@ -198,6 +198,7 @@ func TestWatchShowsOnlyWhatIsVerified(t *testing.T) {
 
 // A Vault without namespaces has the root alone, whoever asks for all.
 func TestWatchWithoutNamespaces(t *testing.T) {
+	t.Parallel()
 	ctx := serverstest.Context(t)
 	server, err := serverstest.New(t).StartVault(ctx, servers.VaultOptions{Storage: servers.RaftStorage{}})
 	must(t, err)

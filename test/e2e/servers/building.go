@@ -183,3 +183,13 @@ func sleep(ctx context.Context, d time.Duration) error {
 		return nil
 	}
 }
+
+// poll is a series of looks at something, whose pauses grow from pollInterval
+// to longestPoll.
+type poll struct{ last time.Duration }
+
+// pause is the time to the next look; its error says why ctx ended meanwhile.
+func (p *poll) pause(ctx context.Context) error {
+	p.last = min(max(pollInterval, p.last*3/2), longestPoll)
+	return sleep(ctx, p.last)
+}

@@ -16,8 +16,12 @@ import (
 )
 
 const (
-	logTail      = 20
+	logTail = 20
+	// pollInterval is the first pause between two looks at a server, and
+	// longestPoll the longest: many servers start side by side, and asking one
+	// whether it is there yet must not slow the others.
 	pollInterval = 20 * time.Millisecond
+	longestPoll  = 250 * time.Millisecond
 	// stopBound is how long a process may take to end after SIGTERM, then how
 	// long after SIGKILL.
 	stopBound = 15 * time.Second
@@ -36,7 +40,7 @@ type ProgramOptions struct {
 	// and GOCOVERDIR; nothing else is inherited, since a VAULT_ADDR of the
 	// caller's would change what is tested.
 	Env []string
-	// Ready is asked every few milliseconds after a start until it returns nil;
+	// Ready is asked several times a second after a start until it returns nil;
 	// without it a started process counts as ready.
 	Ready func(context.Context) error
 	// ReadyWithin bounds the wait for Ready; a minute by default.
@@ -170,11 +174,12 @@ func (p *Program) awaitReady(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
+	var polls poll
 	for {
 		err := p.options.Ready(ctx)
 		waitErr := context.Cause(ctx)
 		if err != nil && waitErr == nil {
-			waitErr = sleep(ctx, pollInterval)
+			waitErr = polls.pause(ctx)
 		}
 		switch {
 		case r.over(): // though someone answered, perhaps
@@ -347,6 +352,7 @@ func (p *Program) WaitForLog(ctx context.Context, pattern string) (string, error
 	if err != nil {
 		return "", fmt.Errorf("waiting for a line of %s: %w", p.Name(), err)
 	}
+	var polls poll
 	for {
 		over := !p.Running() // asked first: what it wrote last must be seen
 		for line := range strings.SplitSeq(p.Log(), "\n") {
@@ -357,7 +363,7 @@ func (p *Program) WaitForLog(ctx context.Context, pattern string) (string, error
 		if over {
 			return "", fmt.Errorf("waiting for a line of %s that matches %q: it ended; the end of its log:\n%s", p.Name(), pattern, p.LogTail(logTail))
 		}
-		if err := sleep(ctx, pollInterval); err != nil {
+		if err := polls.pause(ctx); err != nil {
 			return "", fmt.Errorf("waiting for a line of %s that matches %q: %w; the end of its log:\n%s", p.Name(), pattern, err, p.LogTail(logTail))
 		}
 	}

@@ -223,3 +223,41 @@ func TestBuildPkiwarden(t *testing.T) {
 		t.Errorf("built again: %s, %v; want %s", again, err, path)
 	}
 }
+
+// Sets that live at the same time share one build, each under a name of its
+// own: what one has outlives the other.
+func TestBuildPkiwardenIsShared(t *testing.T) {
+	ctx := within(t, 10*time.Minute)
+	first, err := New(Options{TempDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	original, err := first.BuildPkiwarden(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.Stat(original)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := newSet(t)
+	path, err := second.BuildPkiwarden(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(path, second.Dir()) || !os.SameFile(before, after) {
+		t.Errorf("%s was built again, or is not the second set's own, %s", path, second.Dir())
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := second.Run(ctx, ProgramOptions{Path: path, Args: []string{"version"}})
+	if err != nil || got.ExitCode != 0 {
+		t.Errorf("pkiwarden version after the other set has closed: %+v, %v", got, err)
+	}
+}

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"sync"
 	"syscall"
-	"time"
 )
 
 // ownerFile is locked by the folder's owner for as long as it lives. A lock
@@ -28,8 +27,6 @@ type Set struct {
 	dir     string
 	owner   *os.File
 	report  *progress
-
-	building sync.Mutex // held while BuildPkiwarden builds
 
 	mu       sync.Mutex
 	programs []*Program
@@ -116,6 +113,7 @@ func (s *Set) Close() error {
 		return nil
 	}
 	s.closed = true
+	forgetBuilt(s)
 	programs := slices.Clone(s.programs)
 	s.mu.Unlock()
 	var errs []error
@@ -184,32 +182,4 @@ func (s *Set) remove(p *Program) {
 // find is [Find] with the Set's own progress.
 func (s *Set) find(ctx context.Context, names ...string) (map[string]string, error) {
 	return Find(ctx, s.options, names...)
-}
-
-// BuildPkiwarden builds the product's own program from this checkout, static
-// as it is shipped, into the Set's folder and returns its path. Later calls of the same Set return the
-// same file.
-func (s *Set) BuildPkiwarden(ctx context.Context) (string, error) {
-	s.building.Lock()
-	defer s.building.Unlock()
-	path := filepath.Join(s.dir, "bin", "pkiwarden")
-	if isProgram(path) {
-		return path, nil
-	}
-	root, err := sourceDir()
-	if err != nil {
-		return "", fmt.Errorf("building pkiwarden: %w", err)
-	}
-	start := time.Now()
-	stop := s.report.counting(func() string { return "pkiwarden: building" })
-	out, err := goCommand(ctx, root, "build", "-trimpath", "-buildvcs=false", "-o", path, "./cmd/pkiwarden").CombinedOutput()
-	stop()
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		return "", fmt.Errorf("building pkiwarden: %w\n%s", err, lastLines(string(out), logTail))
-	}
-	s.report.line("pkiwarden: built in %s", time.Since(start).Round(100*time.Millisecond))
-	return path, nil
 }

@@ -147,6 +147,7 @@ func (v *Vault) bringUp(ctx context.Context) error {
 func (v *Vault) awaitVote(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("not a voter within a minute"))
 	defer cancel()
+	var polls poll
 	leader := v.options.Peer.client.Logical()
 	_, err := leader.WriteWithContext(ctx, "sys/storage/raft/autopilot/configuration", map[string]any{"server_stabilization_time": "100ms"})
 	if err != nil {
@@ -157,7 +158,7 @@ func (v *Vault) awaitVote(ctx context.Context) error {
 		if err == nil && state != nil && slices.Contains(state.Voters, v.Name()) {
 			return nil
 		}
-		if waitErr := sleep(ctx, pollInterval); waitErr != nil {
+		if waitErr := polls.pause(ctx); waitErr != nil {
 			return fmt.Errorf("joining %s: %w: autopilot says %+v, %w", v.Name(), waitErr, state, err)
 		}
 	}
@@ -187,12 +188,13 @@ func (v *Vault) Unseal(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("not active within a minute"))
 	defer cancel()
 	v.client.SetToken(v.keys.root.Reveal())
+	var polls poll
 	for {
 		err := v.unsealOnce(ctx)
 		if err == nil {
 			return nil
 		}
-		if waitErr := sleep(ctx, pollInterval); waitErr != nil {
+		if waitErr := polls.pause(ctx); waitErr != nil {
 			return fmt.Errorf("unsealing %s: %w: %w; the end of its log %s:\n%s", v.Name(), waitErr, err, v.LogPath(), v.LogTail(logTail))
 		}
 	}

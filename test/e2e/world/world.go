@@ -220,13 +220,17 @@ func (w *World) Delivered(ctx context.Context) error {
 	})
 }
 
+// longestPause is between two checks of what takes long: a machine on which many
+// stories wait has other things to do.
+const longestPause = 250 * time.Millisecond
+
 // Eventually calls check until it returns nil, for at most the given time; the
 // last error says what was still missing.
 func Eventually(ctx context.Context, within time.Duration, check func(context.Context) error) error {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	for {
+	for pause := 100 * time.Millisecond; ; pause = min(pause*9/8, longestPause) {
 		err := check(ctx)
 		if err == nil {
 			return nil
@@ -234,7 +238,7 @@ func Eventually(ctx context.Context, within time.Duration, check func(context.Co
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("not within %s: %w", time.Since(start).Round(time.Second), err)
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
 }
