@@ -74,6 +74,8 @@ type Deliverer struct {
 	unretired   bool // a previous generation may be kept
 
 	state string // the last one that was logged
+
+	shown shown
 }
 
 // New checks the options. It starts nothing and touches nothing.
@@ -219,6 +221,7 @@ func (d *Deliverer) Once(ctx context.Context) error {
 		return err // cut short: what was seen says nothing
 	}
 	d.announce(deliverError, proveError)
+	d.show(deliverError)
 	if d.o.Report != nil {
 		d.o.Report(d.findings(deliverError))
 	}

@@ -29,12 +29,14 @@ func (t *Tidier) Once(ctx context.Context) error {
 	s, err := t.glance(ctx)
 	if err != nil {
 		t.metrics.publish(nil, t.o.Policy, t.now())
+		t.show(nil)
 		return err
 	}
 	views, err := t.lookAll(ctx, s, pki.Select(s.mounts, t.o.Mounts))
 	errs := []error{err}
 	t.sampleAll(ctx, s, views)
 	if t.o.Policy.Enabled {
+		t.show(views) // a run may be followed for minutes
 		errs = append(errs, t.act(ctx, s, views))
 	}
 	t.publish(s, views)
@@ -187,6 +189,7 @@ func (t *Tidier) publish(s *survey, views []*view) {
 		v.dueAt = t.dueAt(v)
 	}
 	t.metrics.publish(views, t.o.Policy, now)
+	t.show(views)
 	findings := append(t.noMount(s), pki.VaultFindings(s.leases)...)
 	for _, v := range views {
 		findings = append(findings, pki.Findings(v.observation, t.o.Policy, v.decision, now)...)

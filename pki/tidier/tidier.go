@@ -164,6 +164,8 @@ type Tidier struct {
 	latencies latencies
 	leases    leaseCount
 	following following
+
+	board board
 }
 
 // New makes a Tidier and registers its metrics. It makes no request.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -32,6 +33,7 @@ type LeaseOptions struct {
 type Lease struct {
 	o           LeaseOptions
 	callTimeout time.Duration
+	lock        atomic.Pointer[lock] // of the campaign; nil before
 }
 
 // NewLease makes an elector. It speaks to nobody yet.
@@ -67,6 +69,8 @@ func NewLease(o LeaseOptions) (*Lease, error) {
 func (l *Lease) Run(ctx context.Context, lead func(ctx context.Context)) error {
 	l.o.OnChange(false)
 	lock := newLock(l.o, l.callTimeout)
+	l.lock.Store(lock)
+	defer l.lock.Store(nil)
 	for ctx.Err() == nil {
 		if err := l.campaign(ctx, lock, lead); err != nil {
 			return err
@@ -77,6 +81,18 @@ func (l *Lease) Run(ctx context.Context, lead func(ctx context.Context)) error {
 		}
 	}
 	return nil
+}
+
+// Holder is who held the Lease when this instance last read it, and when that
+// was: "" where nobody did, where its holder has stopped renewing it, and where
+// it was read so long ago that somebody else may hold it by now. It makes no
+// request. It is for those who do not lead: a leader only writes.
+func (l *Lease) Holder() (identity string, seenAt time.Time) {
+	lock := l.lock.Load()
+	if lock == nil {
+		return "", time.Time{}
+	}
+	return lock.seen()
 }
 
 // campaign campaigns until it has led and no longer does, or until ctx ends.

@@ -26,6 +26,10 @@ type lock struct {
 	mu      sync.Mutex
 	failing string // the verb that failed last; "" while all is well
 	held    bool   // our last write made us the holder
+	holder  string // as it was read last
+	seenAt  time.Time
+	renewal metav1.Time // by the holder, on its clock
+	freshAt time.Time   // when this renewal was first read
 }
 
 func newLock(o LeaseOptions, timeout time.Duration) *lock {
@@ -50,7 +54,30 @@ func (l *lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []b
 	if !apierrors.IsNotFound(err) { // not found is created next
 		l.report("get", err)
 	}
+	if err == nil {
+		l.saw(record)
+	}
 	return record, raw, err
+}
+
+func (l *lock) saw(record *resourcelock.LeaderElectionRecord) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.seenAt = time.Now()
+	if l.holder != record.HolderIdentity || !l.renewal.Equal(&record.RenewTime) {
+		l.holder, l.renewal, l.freshAt = record.HolderIdentity, record.RenewTime, l.seenAt
+	}
+}
+
+// seen is who held the Lease when it was read last, and when that was; "" where
+// it has not been read, or not been renewed, for as long as it lasts.
+func (l *lock) seen() (holder string, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.holder == "" || time.Since(l.seenAt) > l.o.LeaseDuration || time.Since(l.freshAt) > l.o.LeaseDuration {
+		return "", time.Time{}
+	}
+	return l.holder, l.seenAt
 }
 
 // Create implements resourcelock.Interface.

@@ -115,6 +115,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	defer l.o.Metrics.forget(l.o.Name)
 	var failing retry.Backoff // nil while all is well
 	for ctx.Err() == nil {
+		l.o.Metrics.begun(l.o.Name)
 		next, err := l.once(ctx)
 		if err != nil && ctx.Err() != nil {
 			return nil // cut short by our own end: not a failure
@@ -150,6 +151,7 @@ func (l *Loop) until(next, now time.Time) time.Duration {
 
 // rest is a pause that Wake ends early where it may, but not at once.
 func (l *Loop) rest(ctx context.Context, pause time.Duration, eager bool) {
+	l.o.Metrics.rests(l.o.Name, pause)
 	if !eager {
 		l.sleep(ctx, pause, nil)
 		return

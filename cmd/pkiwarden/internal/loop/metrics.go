@@ -19,8 +19,9 @@ import (
 type Metrics struct {
 	success *prometheus.GaugeVec
 
-	mu    sync.Mutex
-	loops map[string]*runs
+	mu     sync.Mutex
+	loops  map[string]*runs
+	states map[string]State // of those that have not ended
 }
 
 // runs are those of the loops of one name.
@@ -38,7 +39,8 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			Name: "loop_last_success_timestamp_seconds",
 			Help: "When the loop last did its work without an error.",
 		}, []string{"loop"}),
-		loops: make(map[string]*runs),
+		loops:  make(map[string]*runs),
+		states: make(map[string]State),
 	}
 	if reg == nil {
 		return m, nil
@@ -74,6 +76,7 @@ func (m *Metrics) observe(loop string, now time.Time, err error) {
 	if m == nil {
 		return
 	}
+	m.note(loop, func(s *State) { *s = s.ended(now, err) })
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := m.loops[loop]
@@ -97,6 +100,7 @@ func (m *Metrics) forget(loop string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.success.DeleteLabelValues(loop)
+	delete(m.states, loop)
 	if r := m.loops[loop]; r != nil {
 		r.going = false
 	}
