@@ -100,6 +100,12 @@ func (i *Issuer) namespaceOf(ctx context.Context, namespace string, err error) e
 	return err
 }
 
+// denied tells a right that is missing, which trying again does not give.
+func denied(err error) bool {
+	var failed *callError
+	return errors.As(err, &failed) && apierrors.IsForbidden(failed.err)
+}
+
 // errChanged is an observation whose parts are not of one time.
 var errChanged = errors.New("changed while it was observed")
 

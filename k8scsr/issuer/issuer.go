@@ -94,6 +94,8 @@ type Issuer struct {
 
 	leftoversAt time.Time // when they were looked for last
 
+	board board // what is known, for those who do not wait
+
 	watched  sync.Mutex         // guards versions, which Watch writes beside Once
 	versions map[string]version // by the certificate's label
 }
@@ -246,7 +248,9 @@ func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, f
 		}
 		findings = k8scsr.Findings(o.State, c.Spec, now)
 		step := k8scsr.Next(o.State, c.Spec, now)
+		look.spec, look.state, look.step, look.at = c.Spec, o.State, step, now
 		i.say(c, step)
+		i.board.observed(c, o, step, now)
 		if step.Waits() {
 			return step.LookAgainAt, findings, nil
 		}

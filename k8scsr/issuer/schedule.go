@@ -21,6 +21,10 @@ type outlook struct {
 	findings []k8scsr.Finding
 	err      error         // of the last look; nil: it worked
 	seen     version       // of the request that it waits for
+	spec     k8scsr.Spec   // as it was wanted then, with the names drawn from objects
+	state    k8scsr.State  // as it was observed then
+	step     k8scsr.Step   // as it was decided from the two
+	at       time.Time     // when that was; zero: never yet
 	period   time.Duration // from one renewal to the next, as was granted; 0 where that is not known
 
 	about corev1.ObjectReference     // what its events are about
@@ -81,6 +85,7 @@ func (i *Issuer) round(ctx context.Context, due func(*Certificate, *outlook) boo
 			}
 		}
 		o.findings, o.err = found, err
+		i.board.looked(c, now, o.pace.NextAt, err)
 		i.tell(o, o.done)
 		o.done = nil
 	}
