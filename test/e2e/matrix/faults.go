@@ -35,12 +35,13 @@ func (t *trial) disturb(ctx context.Context, o *Outcome) error {
 	}
 	begun := make(chan error, 1)
 	lift := func() error { return nil }
-	t.first.gate.at(o.Point, func() {
+	first := t.first.Load()
+	first.gate.at(o.Point, func() {
 		var err error
-		lift, err = t.begin(ctx, t.first)
+		lift, err = t.begin(ctx, first)
 		begun <- err
 	})
-	started := t.first.Start(ctx)
+	started := first.Start(ctx)
 	select {
 	case err := <-begun:
 		if err != nil {
@@ -51,7 +52,7 @@ func (t *trial) disturb(ctx context.Context, o *Outcome) error {
 	case <-time.After(hitWithin):
 		return started
 	}
-	if started != nil && t.first.Running() {
+	if started != nil && first.Running() {
 		return started
 	}
 	o.Hit = true
@@ -135,8 +136,7 @@ func (t *trial) begin(ctx context.Context, p *process) (lift func() error, err e
 		return w.Kubernetes.ControllerManager.Resume, w.Kubernetes.ControllerManager.Pause()
 	case signerClock:
 		off := t.draw(10*time.Minute) - 5*time.Minute
-		switch t.chance(4) {
-		case 0:
+		if t.chance(4) == 0 {
 			off -= 24 * time.Hour
 		}
 		return now, t.sign(ctx, off)
@@ -155,11 +155,12 @@ func (t *trial) begin(ctx context.Context, p *process) (lift func() error, err e
 		}
 		t.end9(p)
 		return func() error {
-			var err error
-			if t.first, err = t.process(ctx, podNames[t.chance(2)]); err != nil {
+			p, err := t.process(ctx, podNames[t.chance(2)])
+			if err != nil {
 				return err
 			}
-			return t.first.Start(ctx)
+			t.first.Store(p)
+			return p.Start(ctx)
 		}, nil
 	case rightsLost:
 		return t.takeRights(ctx)

@@ -37,6 +37,7 @@ type gate struct {
 	point  string // at which hit is called, once
 	hit    func()
 	closed bool // nothing passes any more
+	asked  int  // how many requests came
 
 	delay  func() time.Duration // before each request
 	answer func() (int, bool)   // instead of the API server's
@@ -102,6 +103,7 @@ func (g *gate) strike(s step, after bool) {
 
 func (g *gate) serve(proxy http.Handler, rw http.ResponseWriter, r *http.Request) {
 	g.mu.Lock()
+	g.asked++
 	delay, answer, refuse := g.delay, g.answer, g.refuse
 	g.mu.Unlock()
 	if delay != nil {

@@ -61,6 +61,7 @@ var podNames = [2]string{"vault-0", "vault-1"}
 type process struct {
 	*world.Pod
 	gate *gate
+	made time.Time
 }
 
 // newProcess prepares the process of a pod with the wanted names.
@@ -86,7 +87,7 @@ func (l *lane) newProcess(ctx context.Context, pod string, set map[string]any) (
 	if through == string(text) {
 		return nil, errors.New("the kubeconfig does not name the API server's address")
 	}
-	return &process{p, g}, os.WriteFile(p.Identity.Kubeconfig, []byte(through), 0o600)
+	return &process{p, g, time.Now()}, os.WriteFile(p.Identity.Kubeconfig, []byte(through), 0o600)
 }
 
 func (p *process) close() {

@@ -169,8 +169,8 @@ func (t *trial) recover(ctx context.Context, before *corev1.Secret) error {
 		t.violate("I2: the pair was replaced by an attempt that failed")
 	}
 	t.check(ctx, "after the setback")
-	if t.first.Running() {
-		if err := t.first.Stop(ctx); err != nil {
+	if first := t.first.Load(); first.Running() {
+		if err := first.Stop(ctx); err != nil {
 			return err
 		}
 	}
@@ -179,6 +179,6 @@ func (t *trial) recover(ctx context.Context, before *corev1.Secret) error {
 	if err != nil {
 		return err
 	}
-	t.first = p
+	t.first.Store(p)
 	return p.Start(ctx)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -47,7 +48,7 @@ type trial struct {
 	marker string // a name that only the certificate wanted now has
 	set    map[string]any
 	leases bool // a Lease says who leads; else everybody does
-	first  *process
+	first  atomic.Pointer[process]
 
 	processes []*process
 	drawing   sync.Mutex // random is drawn from by several
@@ -85,10 +86,11 @@ func (t *trial) run(ctx context.Context, o *Outcome) error {
 		return err
 	}
 	t.check(ctx, "at the start")
-	var err error
-	if t.first, err = t.process(ctx, podNames[0]); err != nil {
+	first, err := t.process(ctx, podNames[0])
+	if err != nil {
 		return err
 	}
+	t.first.Store(first)
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
 	reached := t.points(ctx)
@@ -219,7 +221,7 @@ func (t *trial) points(ctx context.Context) func(string) {
 		}
 		counts := delivered || point == filesBegun
 		mu.Unlock()
-		p := t.first
+		p := t.first.Load()
 		if !counts || p == nil {
 			return
 		}
@@ -280,7 +282,7 @@ func (t *trial) serving(ctx context.Context, reached func(string)) {
 // too at another point, and lets the next one go on: of the same pod or of
 // another.
 func (t *trial) kill(ctx context.Context, o *Outcome, point string) error {
-	if err := t.killAt(ctx, t.first, point); err != nil {
+	if err := t.killAt(ctx, t.first.Load(), point); err != nil {
 		if errors.Is(err, errNotHit) {
 			return nil
 		}
@@ -296,7 +298,7 @@ func (t *trial) kill(ctx context.Context, o *Outcome, point string) error {
 		}
 		again := all[t.chance(len(all))]
 		// Much is done already, so the point may never come.
-		t.first = p
+		t.first.Store(p)
 		struck := make(chan struct{})
 		p.gate.at(again, func() { t.end9(p); close(struck) })
 		if err := p.Start(ctx); err != nil && p.Running() {
@@ -316,7 +318,7 @@ func (t *trial) kill(ctx context.Context, o *Outcome, point string) error {
 	if err != nil {
 		return err
 	}
-	t.first = p
+	t.first.Store(p)
 	return p.Start(ctx)
 }
 
@@ -358,6 +360,7 @@ func (t *trial) end9(p *process) {
 // end stops what still runs, as an administrator does, and closes its ways.
 func (t *trial) end() {
 	for _, p := range t.processes {
+		t.checkAsked(p)
 		if p.Running() {
 			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 			if err := p.Stop(ctx); err != nil {
@@ -369,6 +372,16 @@ func (t *trial) end() {
 			cancel()
 		}
 		p.close()
+	}
+}
+
+// checkAsked: nobody hurries in vain. A renewal takes about forty requests, and
+// the most that a fault was seen to add are twenty.
+func (t *trial) checkAsked(p *process) {
+	asked := 0
+	p.gate.set(func(g *gate) { asked = g.asked })
+	if most := 100 + int(5*time.Since(p.made).Seconds()); asked > most {
+		t.violate("I7: %d requests in %s, more than %d", asked, time.Since(p.made).Round(time.Second), most)
 	}
 }
 
