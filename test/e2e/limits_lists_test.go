@@ -171,15 +171,19 @@ func (l *lists) write() (int, error) {
 	return len(list.Raw), nil
 }
 
-// edge finds the size that is stored while one byte more is refused, beginning
-// with half of bound, a setting that no list exceeds.
-func (l *lists) edge(bound int) int {
+// edge finds the size that is stored while one byte more is refused. The guess
+// is tried first, and is right where pkiwarden is; else, and without one, the
+// search begins with half of bound, a setting that no list exceeds.
+func (l *lists) edge(bound int, guess *int64) int {
 	l.t.Helper()
 	octets := min(8192, bound/16)
 	// An issuer is stored too, with its certificate twice and in base64.
 	longest := bound / 4
 	l.newIssuer(shortestName)
 	l.revokeMany(bound/2/octets, octets)
+	if guess != nil && l.isEdge(int(*guess), octets) {
+		return int(*guess)
+	}
 	for {
 		l.newIssuer(longest)
 		if _, err := l.write(); err != nil {
@@ -190,6 +194,24 @@ func (l *lists) edge(bound int) int {
 		l.revokeMany((longest-shortestName)/(octets+32), octets)
 	}
 	return l.bisect(shortestName, longest)
+}
+
+// isEdge tells whether a list of so many bytes is stored and one of a byte more
+// is refused.
+func (l *lists) isEdge(size, octets int) bool {
+	l.t.Helper()
+	free := size - l.encoded(big.NewInt(1))
+	if free < 0 {
+		return false
+	}
+	l.revokeMany(free/(octets+32), octets) // the name takes the rest
+	l.resize(size)
+	if stored, err := l.write(); err != nil || stored != size {
+		return false
+	}
+	l.resize(size + 1)
+	_, err := l.write()
+	return err != nil
 }
 
 // bisect finds that edge between a name with which the list is stored and one

@@ -57,7 +57,8 @@ var limitCases = []limitCase{
 }
 
 // Nothing is computed here: real servers are asked for the size up to which
-// they store a list, and pkiwarden for the one that it takes for the limit.
+// they store a list, and pkiwarden for the one that it takes for the limit: a
+// list of that size has to be stored, and one of a byte more refused.
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	set := serverstest.New(t)
@@ -71,7 +72,7 @@ func TestLimits(t *testing.T) {
 			said := crlLimit(t, ctx, set, pkiwarden, vault, consul, c.path)
 
 			l := newLists(t, ctx, vault)
-			edge := l.edge(c.bound())
+			edge := l.edge(c.bound(), said.MaxBytes)
 			if said.MaxBytes == nil || int64(edge) != *said.MaxBytes {
 				t.Errorf("stored %d bytes and refused %d; pkiwarden crl limit says %+v", edge, edge+1, said)
 			}

@@ -99,6 +99,7 @@ func (s *Set) launch(ctx context.Context, name string, n int, describe func(dir 
 		if err != nil {
 			return nil, fmt.Errorf("preparing %s: %w", name, err)
 		}
+		o.Env = append([]string{collectLater, memoryLimit}, o.Env...)
 		p, err := s.newProgramIn(dir, o)
 		if err != nil {
 			return nil, err
@@ -127,5 +128,12 @@ func ephemeralLow() int {
 	}
 	return low
 }
+
+// Every server is a Go program, and its start makes much garbage. Up to a few
+// hundred megabytes, memory is cheaper than the time to collect it.
+const (
+	collectLater = "GOGC=400"
+	memoryLimit  = "GOMEMLIMIT=400MiB"
+)
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
