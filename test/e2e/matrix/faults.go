@@ -136,8 +136,13 @@ func (t *trial) begin(ctx context.Context, p *process) (lift func() error, err e
 		return w.Kubernetes.ControllerManager.Resume, w.Kubernetes.ControllerManager.Pause()
 	case signerClock:
 		off := t.draw(10*time.Minute) - 5*time.Minute
-		if t.chance(4) == 0 {
-			off -= 24 * time.Hour
+		switch t.chance(5) {
+		case 0:
+			off = -24 * time.Hour
+		case 1:
+			off = 24 * time.Hour
+		case 2: // a certificate that is not valid yet, but soon
+			off = 5*time.Minute + t.draw(10*time.Second)
 		}
 		return now, t.sign(ctx, off)
 	case approved:

@@ -35,7 +35,7 @@ type options struct {
 func main() {
 	var o options
 	flag.IntVar(&o.runs, "runs", matrix.EnoughRuns, "trials")
-	flag.IntVar(&o.lanes, "lanes", 3, "trials at a time, each lane with servers of its own")
+	flag.IntVar(&o.lanes, "lanes", 4, "trials at a time, each lane with servers of its own")
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().Unix()), "of the first trial")
 	flag.StringVar(&o.only, "only", "", "regular expression: only these cases")
 	flag.StringVar(&o.out, "out", "", "folder for the dated results; none are written without it")
@@ -82,6 +82,9 @@ func run(ctx context.Context, o options) (err error) {
 		Runs: o.runs, Lanes: min(o.lanes, o.runs), Seed: o.seed, Cases: cases, NewSet: newSet, Each: told.tell,
 	})
 	sums := matrix.Sum(outcomes)
+	if sums.Runs == 0 {
+		return errors.Join(err, ctx.Err())
+	}
 	interrupted := sums.Runs < o.runs
 	made := matrix.Made{
 		At: began, Revision: revision(ctx), Machine: fmt.Sprintf("%s, %d processors", runtime.Version(), runtime.NumCPU()),
@@ -89,7 +92,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	report := matrix.Report(outcomes, made)
 	fmt.Printf("\n%s\n", report)
-	if o.out != "" && sums.Runs > 0 {
+	if o.out != "" {
 		file, writing := matrix.Write(o.out, report, made, interrupted)
 		if writing != nil {
 			return errors.Join(err, writing)
