@@ -171,7 +171,7 @@ func (s State) failureFinding(want Spec, now time.Time) *Finding {
 		return nil
 	}
 	remedy := map[string]string{
-		RuleDenied:    "find out who denied it and why (kubectl get csr, kubectl describe csr); an approver's policy must allow these names for this signer",
+		RuleDenied:    "find out who denied it and why (kubectl get csr, kubectl describe csr); an approver's policy must allow these names for this signer; one that pkiwarden denied was made or changed by somebody else",
 		RuleFailed:    "read the signer's log; its message is in the evidence",
 		RuleRefused:   "compare the signer's settings and the trust bundle with what the certificate asks for; the certificate in use was kept",
 		RuleCollected: "a request lives an hour once answered, a day while it waits: keep pkiwarden running, or approve sooner",

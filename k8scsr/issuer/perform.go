@@ -115,7 +115,7 @@ func (i *Issuer) decide(ctx context.Context, o *observation, step k8scsr.Step) e
 	}
 	if step.Kind == k8scsr.Deny {
 		condition.Type, condition.Reason = certificatesv1.CertificateDenied, "NotWanted"
-		condition.Message = "Denied by pkiwarden, which made it: " + step.Reason
+		condition.Message = "Denied by pkiwarden: " + step.Reason
 	}
 	csr.Status.Conditions = append(csr.Status.Conditions, condition)
 	_, err := do(ctx, call{"update", "certificatesigningrequests/approval", "", csr.Name}, func(ctx context.Context) (*certificatesv1.CertificateSigningRequest, error) {
