@@ -286,7 +286,12 @@ func (i *instance) issuing() (work []func(context.Context) error, end func(), er
 	if err != nil {
 		return nil, nil, err
 	}
-	end = func() { certs.Unregister(); i.findings.Forget(source) }
+	i.known.change(func() { i.known.certificates = certs.Status })
+	end = func() {
+		i.known.change(func() { i.known.certificates = nil })
+		certs.Unregister()
+		i.findings.Forget(source)
+	}
 	l, err := loop.New(loop.Options{
 		Name: "certificates", Interval: time.Minute, OnceUntil: certs.OnceUntil, OwnPace: true, Log: i.log, Metrics: i.loops,
 	})
@@ -324,7 +329,9 @@ func (i *instance) watching() (work []func(context.Context) error, end func(), e
 	login.crl = func() []ops.Finding { return crlFindings(w.watch.Findings()) }
 	login.mended = func() { w.watch.Again(); w.wake() }
 	session.Tell(login.told)
+	i.known.change(func() { i.known.vault = w })
 	end = func() {
+		i.known.change(func() { i.known.vault = nil })
 		w.watch.Unregister()
 		w.tidier.Unregister()
 		login.forget()

@@ -53,12 +53,15 @@ type instance struct {
 	local    []*loop.Loop
 	// deliveries are those of local that deliver, by the certificate's name.
 	deliveries map[string][]*loop.Loop
+
+	now   func() time.Time
+	known known
 }
 
 // newInstance makes everything that does not depend on leading. It opens no
 // connection and starts nothing.
 func newInstance(a *app, log *slog.Logger, cfg *config.Config) (*instance, error) {
-	i := &instance{cfg: cfg, log: log, build: readBuild(), deliveries: map[string][]*loop.Loop{}}
+	i := &instance{cfg: cfg, log: log, build: readBuild(), deliveries: map[string][]*loop.Loop{}, now: a.now}
 	counts, err := a.counts()
 	if err != nil {
 		return nil, err
@@ -89,7 +92,7 @@ func newInstance(a *app, log *slog.Logger, cfg *config.Config) (*instance, error
 	if err != nil {
 		return nil, err
 	}
-	i.ops, err = ops.NewServer(ops.ServerOptions{Address: cfg.Listen.Address, Gatherer: registry, Checks: checks, Log: log})
+	i.ops, err = ops.NewServer(ops.ServerOptions{Address: cfg.Listen.Address, Gatherer: registry, Checks: checks, Status: i.status, Log: log})
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +117,7 @@ func (i *instance) addDeliveries() ([]ops.Check, error) {
 			return nil, err
 		}
 		i.local = append(i.local, l)
+		i.known.deliverers = append(i.known.deliverers, deliverer)
 		i.deliveries[d.Certificate] = append(i.deliveries[d.Certificate], l)
 		checks = append(checks, ops.Check{Name: "delivered-" + d.Certificate, Ready: func() error {
 			if !deliverer.Delivered() {
@@ -182,7 +186,7 @@ func (i *instance) newElector() (leader.Elector, error) {
 		return nil, nil
 	}
 	if election.Backend == config.BackendNone {
-		return leader.Alone{OnChange: i.metrics.SetLeader}, nil
+		return leader.Alone{OnChange: i.setLeader}, nil
 	}
 	if i.cluster.kube == nil {
 		return nil, errors.New("leaderElection.backend is kubernetes, and there is no cluster: set kubernetes.kubeconfig or KUBECONFIG, or backend none for a single instance")
@@ -190,7 +194,7 @@ func (i *instance) newElector() (leader.Elector, error) {
 	return leader.NewLease(leader.LeaseOptions{
 		Client: i.cluster.kube.Client, Namespace: i.cluster.namespace, Name: election.Name, Identity: i.cluster.identity,
 		LeaseDuration: election.LeaseDuration, RenewDeadline: election.RenewDeadline, RetryPeriod: election.RetryPeriod,
-		Log: i.log, OnChange: i.metrics.SetLeader,
+		Log: i.log, OnChange: i.setLeader,
 	})
 }
 

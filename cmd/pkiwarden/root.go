@@ -23,7 +23,8 @@ import (
 // commands is every subcommand, in the order in which help lists them.
 var commands = []func(*app) *cobra.Command{
 	newRunCmd,
-	newTidyCmd,
+	newStatusCmd,
+	newTidyCmd, newRenewCmd,
 	newCRLCmd,
 	newValidateCmd,
 	newVersionCmd,

@@ -109,7 +109,9 @@ func TestHelpExitCodes(t *testing.T) {
 	want := map[string]string{
 		"pkiwarden":             "0 1 2 3 64 70 130",
 		"pkiwarden run":         "0 2 64 70", // a signal is its orderly end
+		"pkiwarden status":      "0 1 2 3 64 70 130",
 		"pkiwarden tidy":        "0 2 3 64 70 130",
+		"pkiwarden renew":       "0 2 3 64 70 130",
 		"pkiwarden crl inspect": "0 2 3 64 70 130",
 		"pkiwarden crl diff":    "0 2 3 64 70 130",
 		"pkiwarden crl limit":   "0 2 3 64 70 130",

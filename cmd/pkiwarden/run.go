@@ -113,7 +113,7 @@ func runOne(ctx context.Context, a *app, log *slog.Logger, cfg *config.Config, f
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		if next = file.watch(ctx, i.metrics.SetConfig); next != nil {
+		if next = file.watch(ctx, i.setConfig); next != nil {
 			a.held = i.findings.Held() // before those who look are ended
 			cancel()
 		}

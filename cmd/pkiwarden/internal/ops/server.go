@@ -37,7 +37,10 @@ type ServerOptions struct {
 	Address  string // HOST:PORT; port 0 picks a free one
 	Gatherer prometheus.Gatherer
 	Checks   []Check
-	Log      *slog.Logger // default: slog.Default()
+	// Status makes the document of /status.json from what is known already: it
+	// asks nobody, and waits for nothing. nil: there is no such page.
+	Status func() Status
+	Log    *slog.Logger // default: slog.Default()
 }
 
 // Server answers
@@ -46,6 +49,7 @@ type ServerOptions struct {
 //   - GET /healthz with 200 as long as the process serves
 //   - GET /readyz with 200 when every check has passed, else with 503 and one
 //     line per check; with 503 once the process is ending
+//   - GET /status.json with a [Status]
 //
 // and nothing else: no profiles, and no address that a request could name.
 type Server struct {
@@ -53,6 +57,7 @@ type Server struct {
 	http     *http.Server
 	listener net.Listener
 	stopping atomic.Bool
+	asked    atomic.Int32 // for the status, at this moment
 }
 
 // The bounds of one request and of the end.
@@ -80,6 +85,9 @@ func NewServer(o ServerOptions) (*Server, error) {
 	}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") })
 	mux.HandleFunc("GET /readyz", s.readyz)
+	if o.Status != nil {
+		mux.HandleFunc("GET /status.json", s.status)
+	}
 	s.http = &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -117,6 +125,24 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 		text = "ok\n"
 	}
 	answer(w, status, text)
+}
+
+func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
+	defer s.asked.Add(-1)
+	if s.asked.Add(1) > maxScrapes {
+		answer(w, http.StatusServiceUnavailable, "too many ask for the status at once\n")
+		return
+	}
+	data, err := s.o.Status().encode()
+	if err != nil {
+		s.o.Log.Warn("the status cannot be shown", "error", err)
+		answer(w, http.StatusInternalServerError, "the status cannot be shown\n")
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write(data)
 }
 
 // Listen takes the address, so that one that is in use is known at start, and

@@ -1,0 +1,296 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/ops"
+)
+
+// writeStatus prints the document for a person. Times are told from the moment
+// at which it was made.
+func writeStatus(w io.Writer, s ops.Status, now time.Time) error {
+	var out bytes.Buffer
+	p := statusPrinter{out: &out, s: s}
+	p.head(now)
+	p.certificates()
+	p.deliveries()
+	p.mounts()
+	p.tidies()
+	p.findings()
+	_, err := w.Write(out.Bytes())
+	return err
+}
+
+// statusPrinter prints what others said: all of their words go through
+// printable.
+type statusPrinter struct {
+	out *bytes.Buffer
+	s   ops.Status
+}
+
+func (p statusPrinter) line(format string, words ...any) {
+	fmt.Fprintf(p.out, "%s\n", printable(fmt.Sprintf(format, words...)))
+}
+
+// when is a time with its distance, or nothing.
+func (p statusPrinter) when(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return instant(t, p.s.At)
+}
+
+// head says who it is, who leads, and what is not as it should be with the
+// instance itself.
+func (p statusPrinter) head(now time.Time) {
+	s := p.s
+	p.line("pkiwarden %s  %s, role %s: %s", s.Version, s.Identity, s.Role, strings.ToUpper(s.Status))
+	l := s.Leadership
+	switch {
+	case l.Leading && l.Since.IsZero():
+		p.line("Leads")
+	case l.Leading:
+		p.line("Leads since %s", p.when(l.Since))
+	default:
+		p.notLeading()
+	}
+	if outdated(s, now) {
+		p.line("OUTDATED: it is of %s: clocks that differ, or a cache", instant(s.At, now))
+	}
+	switch file := cmp.Or(s.Config.File, "none, defaults alone"); {
+	case s.Config.Since.IsZero():
+		p.line("Configuration %s", file)
+	case s.Config.Accepted:
+		p.line("Configuration %s, in force since %s", file, p.when(s.Config.Since))
+	default:
+		p.line("Configuration %s REFUSED as it is now; the one of %s is in force: pkiwarden validate says why", file, p.when(s.Config.Since))
+	}
+	for _, doubt := range s.Undetermined {
+		p.line("Unknown: %s", doubt)
+	}
+	if left := s.LeftOut; left != nil {
+		p.line("Left out, since there is too much: %s", leftOut(*left))
+	}
+}
+
+// objectName is what Kubernetes calls a pod or namespace: nothing else gets into
+// a line that is there to be typed.
+var objectName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]*$`)
+
+// notLeading says whom to ask instead.
+func (p statusPrinter) notLeading() {
+	l := p.s.Leadership
+	const known = "certificates and mounts are known to the leader alone"
+	namespace, _, _ := strings.Cut(l.Lease, "/")
+	pod := l.Leader
+	if at := strings.LastIndex(pod, "_"); at > 0 {
+		pod = pod[:at]
+	}
+	switch {
+	case p.s.Role == config.RoleLocal:
+		p.line("Does not lead, and never will; %s: ask a candidate", known)
+	case pod == "":
+		p.line("Does not lead, and who does is not known; %s", known)
+	case !objectName.MatchString(pod) || namespace != "" && !objectName.MatchString(namespace):
+		p.line("Does not lead: %s does, seen %s; %s", l.Leader, p.when(l.SeenAt), known)
+	default:
+		p.line("Does not lead: %s does, seen %s; %s:", l.Leader, p.when(l.SeenAt), known)
+		exec := "  kubectl exec " + pod
+		if namespace != "" {
+			exec = "  kubectl -n " + namespace + " exec " + pod
+		}
+		p.line("%s -c pkiwarden -- /pkiwarden status", exec)
+	}
+}
+
+func leftOut(l ops.LeftOut) string {
+	var parts []string
+	for _, part := range []struct {
+		n    int
+		unit string
+	}{{l.Certificates, "certificate"}, {l.Deliveries, "delivery"}, {l.Mounts, "mount"}, {l.Findings, "finding"}, {l.Loops, "loop"}, {l.Undetermined, "doubt"}} {
+		switch {
+		case part.n == 0:
+		case part.unit == "delivery" && part.n > 1:
+			parts = append(parts, grouped(int64(part.n))+" deliveries")
+		default:
+			parts = append(parts, counted(int64(part.n), part.unit))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// table prints rows below a heading and an empty line; nothing without rows.
+func (p statusPrinter) table(heading string, rows [][]string) {
+	if len(rows) == 0 {
+		return
+	}
+	p.out.WriteByte('\n')
+	table := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, heading)
+	for _, row := range rows {
+		for i := range row {
+			row[i] = printable(cmp.Or(row[i], "-"))
+		}
+		fmt.Fprintln(table, strings.Join(row, "\t"))
+	}
+	_ = table.Flush() // into memory
+}
+
+func (p statusPrinter) certificates() {
+	var rows [][]string
+	for _, c := range p.s.Certificates {
+		why := c.Reason
+		if c.LastFailure != nil && !strings.Contains(why, c.LastFailure.Summary) {
+			why += fmt.Sprintf("; the last attempt that failed, %s: %s", p.ago(c.LastFailure.At), c.LastFailure.Summary)
+		}
+		if c.State == stateUnknown && !c.ObservedAt.IsZero() {
+			why += fmt.Sprintf("; the dates are of %s", p.ago(c.ObservedAt))
+		}
+		rows = append(rows, []string{c.Name, c.State, p.when(c.NotAfter), p.when(c.RenewAt), why})
+	}
+	p.table("CERTIFICATE\tSTATE\tVALID UNTIL\tRENEWAL\tWHY", rows)
+}
+
+// ago is the distance alone.
+func (p statusPrinter) ago(t time.Time) string {
+	if d := p.s.At.Sub(t); d >= 0 {
+		return roughly(d) + " ago"
+	}
+	return "in " + roughly(t.Sub(p.s.At))
+}
+
+func (p statusPrinter) deliveries() {
+	var rows [][]string
+	for _, d := range p.s.Deliveries {
+		delivered := "no"
+		if d.Delivered {
+			delivered = "yes"
+		}
+		fingerprint := d.Fingerprint
+		if len(fingerprint) > 12 {
+			fingerprint = fingerprint[:12]
+		}
+		row := func(address, served, why string) {
+			rows = append(rows, []string{d.Certificate, delivered, p.when(d.NotAfter), fingerprint, address, served, why})
+		}
+		if len(d.Addresses) == 0 {
+			row("", "", d.Error)
+		}
+		for _, a := range d.Addresses {
+			served := "unknown"
+			if a.Served != nil && *a.Served {
+				served = "yes"
+			} else if a.Served != nil {
+				served = "NO"
+			}
+			row(a.Address, served, strings.Join(filled(d.Error, a.Error), "; "))
+		}
+	}
+	p.table("DELIVERY\tIN PLACE\tVALID UNTIL\tLEAF\tADDRESS\tSERVED\tWHY NOT", rows)
+}
+
+func filled(words ...string) []string {
+	var out []string
+	for _, w := range words {
+		if w != "" {
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+func (p statusPrinter) mounts() {
+	var rows [][]string
+	for _, m := range p.s.Mounts {
+		if m.Error != "" || len(m.CRLs) == 0 {
+			rows = append(rows, []string{m.Name, "", "", "", "", "", m.Error})
+		}
+		for _, c := range m.CRLs {
+			rows = append(rows, p.list(m.Name, c))
+		}
+	}
+	p.table("MOUNT\tISSUER\tCRL\tOF THE LIMIT\tNEXT UPDATE\tMEASURED\tFORECAST", rows)
+}
+
+func (p statusPrinter) list(mount string, c ops.CRL) []string {
+	if c.MeasuredAt.IsZero() {
+		why := "not measured yet"
+		if c.NoList {
+			why = "has no list"
+		}
+		return []string{mount, c.Issuer, "", "", "", "", cmp.Or(c.Error, why)}
+	}
+	limit := "unknown, or none"
+	if c.Limit > 0 {
+		limit = fmt.Sprintf("%d %% of %s bytes", 100*c.Bytes/c.Limit, grouped(c.Limit))
+	}
+	forecast := c.Forecast
+	if !c.LimitAt.IsZero() {
+		forecast = "the limit is reached " + p.when(c.LimitAt)
+	}
+	if c.Error != "" {
+		forecast = "NOT MEASURED SINCE: " + c.Error
+	}
+	size := fmt.Sprintf("%s bytes, %s", grouped(c.Bytes), countedEntries(c.Entries))
+	return []string{mount, c.Issuer, size, limit, p.when(c.NextUpdate), p.ago(c.MeasuredAt), forecast}
+}
+
+func countedEntries(n int64) string {
+	if n == 1 {
+		return "1 entry"
+	}
+	return grouped(n) + " entries"
+}
+
+func (p statusPrinter) tidies() {
+	var rows [][]string
+	for _, m := range p.s.Mounts {
+		t := m.Tidy
+		if t == nil {
+			continue
+		}
+		run := map[string]string{"run": "now", "follow": "is on", "wait": "no", "cannotHelp": "cannot help"}[t.Verdict]
+		if t.Run && !t.Enabled {
+			run = "would" // tidy.enabled is false
+		}
+		last := ""
+		if r := t.LastRun; r != nil {
+			last = r.Outcome + " " + p.ago(r.EndedAt)
+			if r.Deleted != nil {
+				last += ", " + grouped(*r.Deleted) + " deleted"
+			}
+		}
+		why := t.Reason
+		if t.Owed {
+			why += "; a rotation is owed"
+		}
+		rows = append(rows, []string{m.Name, cmp.Or(run, t.Verdict), p.when(t.NextAt), last, why})
+	}
+	p.table("TIDY\tRUN\tNEXT\tLAST RUN\tWHY", rows)
+}
+
+func (p statusPrinter) findings() {
+	if len(p.s.Findings) == 0 {
+		p.out.WriteString("\nNo findings\n")
+		return
+	}
+	for _, f := range p.s.Findings {
+		p.out.WriteByte('\n')
+		p.line("%s %s: %s", strings.ToUpper(f.Severity), f.Rule, f.Subject)
+		p.line("  %s", f.Summary)
+		for _, more := range []struct{ name, text string }{{"evidence", f.Evidence}, {"remedy", f.Remedy}} {
+			if more.text != "" {
+				p.line("  %s: %s", more.name, oneLine(more.text))
+			}
+		}
+	}
+}
