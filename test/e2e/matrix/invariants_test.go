@@ -104,6 +104,12 @@ func TestBrokenPromisesAreNoticed(t *testing.T) {
 			t.checkRequests("1", list(csrOf("1", a, denied)), secretOf(a.keyPEM, nil), none)
 			t.checkRequests("2", list(csrOf("1", a, denied), csrOf("2", a)), secretOf(a.keyPEM, nil), none)
 		}, []string{"I4, 2: two requests for one key"}},
+		{"made again after the trial removed it", func(t *trial) {
+			t.checkRequests("1", list(csrOf("1", a)), secretOf(a.keyPEM, nil), none)
+			t.gone["1"] = struct{}{}
+			t.checkRequests("2", list(csrOf("2", a)), secretOf(a.keyPEM, nil), none)
+			t.checkRequests("3", list(csrOf("3", a)), secretOf(a.keyPEM, nil), none)
+		}, []string{"I4, 3: two requests for one key"}},
 		{"key lost", func(t *trial) { t.checkRequests("1", list(csrOf("1", a)), secretOf(b.keyPEM, nil), none) }, []string{"I3, 1: request request-1 is open and its key"}},
 		{"decided twice", func(t *trial) {
 			t.checkRequests("1", list(csrOf("1", a, approved)), secretOf(a.keyPEM, nil), none)
@@ -121,6 +127,32 @@ func TestBrokenPromisesAreNoticed(t *testing.T) {
 				t.Errorf("violations %q, want %q", tr.violations, c.want)
 			}
 		})
+	}
+}
+
+// A process that asks without a pause is noticed; one that renews is not.
+func TestHurryIsNoticed(t *testing.T) {
+	for asked, want := range map[int]int{60: 0, 400: 1} {
+		tr := &trial{watched: newWatched()}
+		tr.checkAsked(&process{gate: &gate{asked: asked}, made: time.Now().Add(-10 * time.Second)})
+		if len(tr.violations) != want {
+			t.Errorf("%d requests in ten seconds: %q", asked, tr.violations)
+		}
+	}
+}
+
+// Each fault begins somewhere, at points that there are.
+func TestPoints(t *testing.T) {
+	for _, fault := range faults {
+		points := pointsOf(fault)
+		if len(points) == 0 {
+			t.Errorf("%s begins nowhere", fault)
+		}
+		for _, p := range points {
+			if !slices.Contains(killPoints(), p) {
+				t.Errorf("%s begins at %q, which is no point", fault, p)
+			}
+		}
 	}
 }
 
