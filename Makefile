@@ -50,7 +50,7 @@ test-race: ## unit tests with the race detector, which the simulations run short
 
 .PHONY: e2e
 e2e: servers ## the stories on real etcd, kube-apiserver, Vault, Consul and Prometheus
-	go test -count=1 -timeout 60m -p 1 -parallel 6 ./test/e2e/...
+	go test -count=1 -timeout 60m -p 1 -parallel 8 ./test/e2e/...
 
 .PHONY: bench
 bench: ## benchmarks on one CPU, each beside what it is compared with
