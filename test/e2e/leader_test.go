@@ -86,6 +86,8 @@ func TestControllerAndSidecars(t *testing.T) {
 	if leader == pods[0] {
 		other = pods[1]
 	}
+	eventually(t, ctx, 90*time.Second, "the leader's status shows certificate and mount", leaderShows(w, leader, "pki", 1048445))
+	eventually(t, ctx, 10*time.Second, "the other one says who leads", followerNames(w, other, leader))
 	const series = `pkiwarden_crl_bytes{issuer="root",mount="pki"}`
 	if _, err := other.Metric(ctx, series); !errors.Is(err, world.ErrAbsent) {
 		t.Errorf("the instance that does not lead shows cluster series: %v", err)

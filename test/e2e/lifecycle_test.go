@@ -90,8 +90,12 @@ func TestLifecycle(t *testing.T) {
 		request = list.Items[0].Name
 		return nil
 	})
+	eventually(t, ctx, 10*time.Second, "status says what it waits for", certificateState(w, pod, "denied", "await-approval", "kubectl certificate approve "+request))
+	must(t, certificateState(w, pod, world.CertificateName, "good", "renewal is due")(ctx))
+	must(t, certificateState(w, pod, "forbidden", "unknown", "permission denied")(ctx))
 	_, err = w.Kubectl(ctx, "certificate", "deny", request)
 	must(t, err)
+	eventually(t, ctx, 15*time.Second, "status says why it is not renewed", certificateState(w, pod, "denied", "held-back", "was denied", "next attempt at"))
 	// The watch tells of it: the next look by time would be seconds away.
 	eventually(t, ctx, 15*time.Second, "the denial is told on the Secret of the next key", func(ctx context.Context) error {
 		e, err := event(ctx, w, "denied-tls-next", "RequestDenied")

@@ -120,6 +120,7 @@ func TestNamesFollowTheCluster(t *testing.T) {
 	eventually(t, ctx, 30*time.Second, "the certificate has the names of chart and objects",
 		storedNames(w, &leaf, chartNames, serviceNames, podNames, "vault.example.com *.vault.example.com"))
 	first := leaf
+	must(t, namesWanted(w, pod, chartNames, serviceNames, podNames, "vault.example.com *.vault.example.com")(ctx))
 
 	ingress.Spec.Rules = hosts("vault.example.com", "secrets.example.com")
 	ingress, err = ingresses.Update(ctx, ingress, metav1.UpdateOptions{})
@@ -138,9 +139,11 @@ func TestNamesFollowTheCluster(t *testing.T) {
 	_, err = ingresses.Update(ctx, ingress, metav1.UpdateOptions{})
 	must(t, err)
 	requests := countRequests(t, ctx, w)
+	replace(t, pod, "format: text", "format: json") // upon which it looks anew, and not only within the minute
 	const finding = `pkiwarden_findings{rule="names-source-missing",severity="warning"}`
 	eventually(t, ctx, 90*time.Second, "pkiwarden says that the Service is gone", metricIs(pod, finding, 1))
-	replace(t, pod, "format: text", "format: json") // upon which it looks anew, not within the minute
+	must(t, certificateState(w, pod, world.CertificateName, "hindered", "Service vault/vault-active does not exist")(ctx))
+	replace(t, pod, "format: json", "format: text")
 	eventually(t, ctx, 90*time.Second, "it has looked again", looksAgain(pod, time.Now()))
 	if stored, err := w.StoredLeaf(ctx); err != nil || !stored.Equal(second) {
 		t.Fatalf("the certificate was replaced while its names were not known (%v)", err)
@@ -151,7 +154,7 @@ func TestNamesFollowTheCluster(t *testing.T) {
 
 	_, err = api.Create(ctx, service, metav1.CreateOptions{})
 	must(t, err)
-	replace(t, pod, "format: json", "format: text")
+	replace(t, pod, "format: text", "format: json")
 	eventually(t, ctx, 90*time.Second, "with the Service back, the certificate follows the Ingress",
 		storedNames(w, &leaf, chartNames, serviceNames, podNames, "*.vault.example.com secrets.example.com"))
 	eventually(t, ctx, 90*time.Second, "the finding is gone", func(ctx context.Context) error {
