@@ -12,6 +12,7 @@ import (
 )
 
 func TestVaultOnConsul(t *testing.T) {
+	t.Parallel()
 	s := newSet(t)
 	ctx := within(t, time.Minute)
 	start := time.Now()
@@ -56,6 +57,7 @@ func TestVaultOnConsul(t *testing.T) {
 }
 
 func TestConsulReloadsTLS(t *testing.T) {
+	t.Parallel()
 	s := newSet(t)
 	ctx := within(t, time.Minute)
 	ca, files := serving(t, s)

@@ -27,6 +27,7 @@ import (
 )
 
 func TestKubernetes(t *testing.T) {
+	t.Parallel()
 	s := newSet(t)
 	ctx := within(t, 2*time.Minute)
 	start := time.Now()

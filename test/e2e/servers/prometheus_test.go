@@ -12,6 +12,7 @@ import (
 )
 
 func TestPrometheus(t *testing.T) {
+	t.Parallel()
 	s := newSet(t)
 	ctx := within(t, time.Minute)
 	target := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

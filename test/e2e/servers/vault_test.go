@@ -17,6 +17,7 @@ import (
 
 // The versions that a catalog's name has are those that run.
 func TestVaultVersions(t *testing.T) {
+	t.Parallel()
 	s := newSet(t)
 	ctx := within(t, 10*time.Minute) // for the first build
 	for version, want := range map[string]string{"": "1.21.1", "1.13": "1.13.0", "1.17": "1.17.6"} {
@@ -35,6 +36,7 @@ func TestVaultVersions(t *testing.T) {
 }
 
 func TestVaultRaftWithTLS(t *testing.T) {
+	t.Parallel()
 	s := newSet(t)
 	ctx := within(t, 2*time.Minute)
 	ca, files := serving(t, s)
@@ -211,6 +213,7 @@ func testStandby(ctx context.Context, t *testing.T, s *Set, v *Vault, files *TLS
 }
 
 func TestVaultSealed(t *testing.T) {
+	t.Parallel()
 	s := newSet(t)
 	ctx := within(t, time.Minute)
 	v, err := s.StartVault(ctx, VaultOptions{Storage: InmemStorage{}, Sealed: true})
