@@ -38,6 +38,7 @@ type watched struct {
 	created    map[string]struct{} // UIDs of all CSRs seen
 	keyLines   map[string]struct{} // lines of private keys, which must stand nowhere
 	decided    map[string]certificatesv1.RequestConditionType
+	behind     time.Duration       // how late the signer is beside the one before
 	gone       map[string]struct{} // UIDs of the requests that the trial itself removed
 }
 
@@ -84,7 +85,7 @@ func (t *trial) check(ctx context.Context, when string) {
 // checkLive: the live pair matches and is never replaced by one that ends sooner.
 func (t *trial) checkLive(when string, live *corev1.Secret, missing bool) {
 	t.mu.Lock()
-	before := t.live
+	before, behind := t.live, t.behind
 	t.mu.Unlock()
 	if missing {
 		if before != nil {
@@ -97,7 +98,9 @@ func (t *trial) checkLive(when string, live *corev1.Secret, missing bool) {
 		t.violate("I1, %s: the live Secret: %v", when, err)
 		return
 	}
-	if before != nil && leaf.NotAfter.Before(before.NotAfter) {
+	// Other names are wanted than the one in use has, so the new one is not worse
+	// for ending as much sooner as the trial's signer is behind.
+	if before != nil && leaf.NotAfter.Add(behind).Before(before.NotAfter) {
 		t.violate("I2, %s: the live certificate ends %s, the one before %s", when, leaf.NotAfter, before.NotAfter)
 	}
 	t.mu.Lock()

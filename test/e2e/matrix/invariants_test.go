@@ -117,6 +117,16 @@ func TestBrokenPromisesAreNoticed(t *testing.T) {
 		}, []string{"I8, 2: request request-1 was Approved and is Denied"}},
 		{"live gone", func(t *trial) { t.checkLive("1", short, false); t.checkLive("2", none, true) }, []string{"I2, 2: the live Secret is gone"}},
 		{"ends sooner", func(t *trial) { t.checkLive("1", long, false); t.checkLive("2", short, false) }, []string{"I2, 2: the live certificate ends"}},
+		{"a signer that is behind", func(t *trial) {
+			t.behind = 30 * time.Minute
+			t.checkLive("1", long, false)
+			t.checkLive("2", short, false)
+		}, []string{"I2, 2: the live certificate ends"}},
+		{"a signer that is as much behind", func(t *trial) {
+			t.behind = time.Hour + time.Minute
+			t.checkLive("1", long, false)
+			t.checkLive("2", short, false)
+		}, nil},
 		{"no pair", func(t *trial) { t.checkLive("1", secretOf(a.keyPEM, long.Data[corev1.TLSCertKey]), false) }, []string{"I1, 1: the live Secret: "}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

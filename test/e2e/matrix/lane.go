@@ -19,6 +19,7 @@ type lane struct {
 	world *world.World
 	proof *proofs
 	count int
+	ahead time.Duration // of the clock by which the certificate in use was signed
 }
 
 // newLane starts the servers, lets pkiwarden bear the first certificate, and

@@ -62,7 +62,7 @@ const (
 	rightsLost   = "rights removed"
 	tokenRotated = "token rotated"
 	signerAway   = "signer away"
-	signerClock  = "signer's clock apart"
+	signerClock  = "signer with another clock"
 	approved     = "approved by somebody else"
 	denied       = "denied by somebody else"
 	failed       = "failed by the signer"

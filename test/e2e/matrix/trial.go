@@ -63,6 +63,7 @@ func (l *lane) run(ctx context.Context, name string, seed uint64) Outcome {
 		marker: fmt.Sprintf("trial-%d-%d.vault.svc", l.count, seed),
 	}
 	began := time.Now()
+	t.behind, l.ahead = l.ahead, 0
 	o := Outcome{Case: name, Seed: seed}
 	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
 	defer cancel()
