@@ -91,8 +91,8 @@ func TestLifecycle(t *testing.T) {
 		return nil
 	})
 	eventually(t, ctx, 10*time.Second, "status says what it waits for", certificateState(w, pod, "denied", "await-approval", "kubectl certificate approve "+request))
-	must(t, certificateState(w, pod, world.CertificateName, "good", "renewal is due")(ctx))
-	must(t, certificateState(w, pod, "forbidden", "unknown", "permission denied")(ctx))
+	eventually(t, ctx, 10*time.Second, "and that another one is good", certificateState(w, pod, world.CertificateName, "good", "renewal is due"))
+	eventually(t, ctx, 10*time.Second, "and which right is missing", certificateState(w, pod, "forbidden", "unknown", "permission denied"))
 	_, err = w.Kubectl(ctx, "certificate", "deny", request)
 	must(t, err)
 	eventually(t, ctx, 15*time.Second, "status says why it is not renewed", certificateState(w, pod, "denied", "held-back", "was denied", "next attempt at"))

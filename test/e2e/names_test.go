@@ -142,7 +142,7 @@ func TestNamesFollowTheCluster(t *testing.T) {
 	replace(t, pod, "format: text", "format: json") // upon which it looks anew, and not only within the minute
 	const finding = `pkiwarden_findings{rule="names-source-missing",severity="warning"}`
 	eventually(t, ctx, 90*time.Second, "pkiwarden says that the Service is gone", metricIs(pod, finding, 1))
-	must(t, certificateState(w, pod, world.CertificateName, "hindered", "Service vault/vault-active does not exist")(ctx))
+	eventually(t, ctx, 20*time.Second, "its status says so too", certificateState(w, pod, world.CertificateName, "hindered", "Service vault/vault-active does not exist"))
 	replace(t, pod, "format: json", "format: text")
 	eventually(t, ctx, 90*time.Second, "it has looked again", looksAgain(pod, time.Now()))
 	if stored, err := w.StoredLeaf(ctx); err != nil || !stored.Equal(second) {
