@@ -249,12 +249,15 @@ func estimateUnknown(o Observation, _ Policy, d Decision, _ time.Time) (Finding,
 }
 
 // permissions makes one finding of the capabilities that were missed while
-// looking, or in the last run. What keeps a run from being begun comes first.
+// looking, or in the last run. What keeps a run from being begun comes first. A
+// token that Vault does not take lacks all of them: that is the login's matter,
+// and one for all mounts.
 func permissions(o Observation) []Finding {
 	denied := slices.Clone(o.Denied)
 	if last := o.Record.Last(); last != nil && last.Denied != nil {
 		denied = append(denied, *last.Denied)
 	}
+	denied = slices.DeleteFunc(denied, func(e PermissionError) bool { return e.InvalidToken })
 	if len(denied) == 0 {
 		return nil
 	}
@@ -269,21 +272,9 @@ func permissions(o Observation) []Finding {
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Path, b.Path), cmp.Compare(a.Capability, b.Capability))
 	})
 	var evidence, grants []string
-	login := false
 	for _, e := range slices.Compact(denied) {
 		evidence = append(evidence, e.Error())
-		if e.InvalidToken {
-			login = true
-			continue
-		}
 		grants = append(grants, fmt.Sprintf("path %q { capabilities = [%q] }", e.Path, e.Capability))
-	}
-	var remedy []string
-	if login {
-		remedy = append(remedy, "see why the login to Vault does not hold")
-	}
-	if len(grants) > 0 {
-		remedy = append(remedy, "add to the Vault policy: "+strings.Join(grants, " "))
 	}
 	f := Finding{
 		Rule:     "tidy-permission",
@@ -291,7 +282,7 @@ func permissions(o Observation) []Finding {
 		Subject:  "mount " + o.Mount.Name(),
 		Summary:  "Vault refused what the tidy of this mount needs.",
 		Evidence: strings.Join(evidence, "; "),
-		Remedy:   strings.Join(remedy, "; "),
+		Remedy:   "add to the Vault policy: " + strings.Join(grants, " "),
 		Citation: "Vault documentation: policies, capabilities",
 	}
 	if o.Status == nil && slices.Contains(o.Denied, StatusRight(o.Mount)) {
