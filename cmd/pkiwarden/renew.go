@@ -54,7 +54,7 @@ with it. Servers get the new pair from the pkiwarden beside them.` + codes{
 		Example: `  pkiwarden renew --dry-run
   pkiwarden renew vault-server --force --dry-run
   pkiwarden renew vault-server --force
-  kubectl -n vault exec vault-0 -c pkiwarden -- pkiwarden renew --force`,
+  kubectl -n vault exec vault-0 -c pkiwarden -- /pkiwarden renew --force`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := wantPositive(cmd, "timeout", within, wantTime); err != nil {
@@ -156,7 +156,7 @@ func renewVerdict(done []issuer.Renewal, r issuer.RenewRequest, within time.Dura
 				exit.code = exitCritical
 			}
 			if errors.As(d.Err, new(*issuer.ForeignAttempt)) {
-				exit.hints = append(exit.hints, "run this under the account of the controller: kubectl exec … -c pkiwarden -- pkiwarden renew "+d.Certificate)
+				exit.hints = append(exit.hints, "run this under the account of the controller: kubectl exec … -c pkiwarden -- /pkiwarden renew "+d.Certificate)
 			}
 		case d.Obstructed || !r.DryRun && (waits || d.Needed != ""):
 			exit.code = exitCritical

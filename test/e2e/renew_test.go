@@ -90,14 +90,14 @@ func (r *renewals) version(name string) string {
 // TestRenewCommand: the command beside a running controller.
 func TestRenewCommand(t *testing.T) {
 	ctx, w := start(t, world.Options{})
-	for _, name := range []string{"mine", "theirs"} {
+	for _, name := range []string{"theirs"} {
 		grant(t, ctx, w, world.Namespace, "keeps-"+name, keeping(name)...)
 	}
 	pod, err := w.StartPod(ctx, world.PodOptions{Name: "vault-0", Set: map[string]any{"certificates": []any{
-		certificate("mine", nil), certificate("theirs", map[string]any{"approve": false}),
+		certificate("vault-server", map[string]any{"dnsNames": []string{"vault.vault.svc"}}), certificate("theirs", map[string]any{"approve": false}),
 	}, "deliver": []any{}}})
 	must(t, err)
-	eventually(t, ctx, time.Minute, "the first certificate is issued", secretExists(w, world.Namespace, "mine-tls"))
+	eventually(t, ctx, time.Minute, "the first certificate is issued", secretExists(w, world.Namespace, "vault-server-tls"))
 	r := &renewals{t, ctx, w, pod}
 
 	t.Run("usage", func(t *testing.T) { r.in(t).usage() })
@@ -115,8 +115,8 @@ func TestRenewCommand(t *testing.T) {
 func (r *renewals) usage() {
 	for want, args := range map[string][]string{
 		`certificate "nine" is not declared`: {"nine"},
-		"declared are mine, theirs":          {"nine", "--force"},
-		"wants":                              {"mine", "theirs"},
+		"declared are vault-server, theirs":  {"nine", "--force"},
+		"wants":                              {"vault-server", "theirs"},
 		"--timeout is 0s":                    {"--timeout", "0s"},
 	} {
 		if got := r.run(64, args...); !strings.Contains(got.Stderr, want) || got.Stdout != "" {
@@ -128,31 +128,30 @@ func (r *renewals) usage() {
 // notDue: nothing is asked for and nothing written, and what there is is said
 // name by name.
 func (r *renewals) notDue() {
-	before := r.version("mine")
-	if got := r.one(0, "mine"); got.Renewed || !strings.HasPrefix(got.Reason, "good until ") || got.Secret != "vault/mine-tls" {
+	before := r.version("vault-server")
+	if got := r.one(0, "vault-server"); got.Renewed || !strings.HasPrefix(got.Reason, "good until ") || got.Secret != "vault/vault-server-tls" {
 		r.t.Errorf("%+v", got)
 	}
-	out := r.run(0, "mine", "--dry-run").Stdout
-	for _, want := range []string{"mine (Secret vault/mine-tls): valid until ", "would not be renewed now: good until ", "\n  = DNS name      mine.vault.svc\n", "\n  = key           ECDSA 256\n"} {
+	out := r.run(0, "vault-server", "--dry-run").Stdout
+	for _, want := range []string{"vault-server (Secret vault/vault-server-tls): valid until ", "would not be renewed now: good until ", "\n  = DNS name      vault.vault.svc\n", "\n  = key           ECDSA 256\n"} {
 		if !strings.Contains(out, want) {
 			r.t.Errorf("want %q in:\n%s", want, out)
 		}
 	}
-	if got := r.one(0, "mine", "--dry-run", "--force"); got.Needed != "its renewal was asked for" || got.Renewed || len(got.Changes) < 8 {
+	if got := r.one(0, "vault-server", "--dry-run", "--force"); got.Needed != "its renewal was asked for" || got.Renewed || len(got.Changes) < 8 {
 		r.t.Errorf("%+v", got)
 	}
 	// A changed configuration, in a file of its own.
 	text, err := os.ReadFile(r.pod.ConfigFile)
 	must(r.t, err)
 	changed := r.pod.ConfigFile + ".changed"
-	must(r.t, os.WriteFile(changed, []byte(strings.Replace(string(text), "mine.vault.svc", "yours.vault.svc", 1)), 0o600))
-	out = r.run(0, "mine", "--dry-run", "--config="+changed).Stdout
-	for _, want := range []string{"would be renewed: the certificate is not the one wanted", "\n  + DNS name      yours.vault.svc\n", "\n  - DNS name      mine.vault.svc\n"} {
-		if !strings.Contains(out, want) {
-			r.t.Errorf("want %q in:\n%s", want, out)
-		}
+	must(r.t, os.WriteFile(changed, []byte(strings.Replace(string(text), "- vault.vault.svc", "- vault.example.com", 1)), 0o600))
+	out = r.run(0, "vault-server", "--dry-run", "--config="+changed).Stdout
+	shows(r.t, transcript(r.t, "pkiwarden renew vault-server --dry-run"), out)
+	if !strings.Contains(out, "\n  + DNS name      vault.example.com\n") || !strings.Contains(out, "\n  - DNS name      vault.vault.svc\n") {
+		r.t.Errorf("what changes is not said:\n%s", out)
 	}
-	if r.version("mine") != before || requestsFor(r.t, r.ctx, r.w, "mine") != 1 {
+	if r.version("vault-server") != before || requestsFor(r.t, r.ctx, r.w, "vault-server") != 1 {
 		r.t.Errorf("something was written")
 	}
 }
@@ -160,16 +159,16 @@ func (r *renewals) notDue() {
 // byForce: another certificate, by one request, which the controller leaves as
 // it is.
 func (r *renewals) byForce() {
-	got := r.one(0, "mine", "--force")
+	got := r.one(0, "vault-server", "--force")
 	if !got.Renewed || got.Before == nil || got.After == nil || got.Before.SHA256 == got.After.SHA256 || got.Needed != "" {
 		r.t.Errorf("%+v", got)
 	}
-	before := r.version("mine")
+	before := r.version("vault-server")
 	time.Sleep(5 * time.Second)
-	if n := requestsFor(r.t, r.ctx, r.w, "mine"); n != 2 || r.version("mine") != before {
-		r.t.Errorf("%d requests, want 2; the Secret is still the same: %v", n, r.version("mine") == before)
+	if n := requestsFor(r.t, r.ctx, r.w, "vault-server"); n != 2 || r.version("vault-server") != before {
+		r.t.Errorf("%d requests, want 2; the Secret is still the same: %v", n, r.version("vault-server") == before)
 	}
-	e, err := event(r.ctx, r.w, "mine-tls", "CertificateIssued")
+	e, err := event(r.ctx, r.w, "vault-server-tls", "CertificateIssued")
 	must(r.t, err)
 	if e.Count != 2 {
 		r.t.Errorf("the two certificates were told %d times", e.Count)
@@ -274,7 +273,7 @@ func (r *renewals) denied() {
 // noAPI: nothing is known, which is no failure and no success.
 func (r *renewals) noAPI() {
 	must(r.t, r.w.Kubernetes.APIServer.Stop(r.ctx))
-	got := r.run(3, "mine")
+	got := r.run(3, "vault-server")
 	if !strings.Contains(got.Stderr, "the Kubernetes API cannot be reached") {
 		r.t.Errorf("it says:\n%s", got.Stderr)
 	}
