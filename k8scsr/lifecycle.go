@@ -203,6 +203,10 @@ func (s State) goOn(want Spec, now time.Time) Step {
 }
 
 // withoutRequest is the step while a key is stored and there is no CSR for it.
+// Whether there ever was one cannot be told from one that was removed by hand
+// before its UID was recorded. It is then made again under the same name, for
+// the same key and with the same content: where the answer to its creation was
+// lost, that is what keeps there from being two.
 func (s State) withoutRequest(want Spec, now time.Time) Step {
 	p := s.Pending
 	_, due := want.due(s.Live, s.Trust, now)

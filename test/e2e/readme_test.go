@@ -75,8 +75,8 @@ func TestDemo(t *testing.T) {
 	must(t, os.Mkdir(temp, 0o700))
 	began := time.Now()
 	out := runDemo(t, ctx, binary, temp)
-	if took := time.Since(began); took > 3*time.Minute {
-		t.Errorf("the demo took %s, want less than three minutes", took.Round(time.Second))
+	if took := time.Since(began); took > 6*time.Minute { // two, where nothing runs beside it
+		t.Errorf("the demo took %s, want less than six minutes", took.Round(time.Second))
 	}
 
 	lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
