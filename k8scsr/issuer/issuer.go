@@ -248,7 +248,9 @@ func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, f
 		}
 		findings = k8scsr.Findings(o.State, c.Spec, now)
 		step := k8scsr.Next(o.State, c.Spec, now)
-		look.spec, look.state, look.step, look.at = c.Spec, o.State, step, now
+		if look.decided != nil {
+			look.decided(c.Spec, o.State, step, now)
+		}
 		i.say(c, step)
 		i.board.observed(c, o, step, now)
 		if step.Waits() {

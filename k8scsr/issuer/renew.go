@@ -193,18 +193,15 @@ func (i *Issuer) begin(ctx context.Context, a *renewal, r RenewRequest) error {
 // goOn takes steps, and tells of them.
 func (i *Issuer) goOn(ctx context.Context, a *renewal, r RenewRequest) error {
 	look := i.outlooks[a.c.label]
+	look.decided = a.see
 	_, found, err := i.advance(ctx, a.c)
-	look.findings = found
+	look.decided, look.findings = nil, found
 	i.tell(look, look.done)
 	look.done = nil
-	if look.at.IsZero() {
-		return err
-	}
-	a.see(look.spec, look.state, look.step, look.at)
 	a.Findings = found
-	if look.step.Waits() && look.step.Kind != k8scsr.Nothing && r.Watch != nil && a.told != look.step.Reason {
-		a.told = look.step.Reason
-		r.Watch(a.Certificate, look.step)
+	if a.Step.Waits() && a.Step.Kind != k8scsr.Nothing && r.Watch != nil && a.told != a.Step.Reason {
+		a.told = a.Step.Reason
+		r.Watch(a.Certificate, a.Step)
 	}
 	return err
 }

@@ -21,15 +21,15 @@ type outlook struct {
 	findings []k8scsr.Finding
 	err      error         // of the last look; nil: it worked
 	seen     version       // of the request that it waits for
-	spec     k8scsr.Spec   // as it was wanted then, with the names drawn from objects
-	state    k8scsr.State  // as it was observed then
-	step     k8scsr.Step   // as it was decided from the two
-	at       time.Time     // when that was; zero: never yet
 	period   time.Duration // from one renewal to the next, as was granted; 0 where that is not known
 
 	about corev1.ObjectReference     // what its events are about
 	done  []k8scsr.Event             // of the steps of the look under way
 	said  map[k8scsr.Event]time.Time // of the findings, and when
+
+	// decided is told each step with what it was decided from: the Spec with the
+	// names drawn from objects, and what was observed at now. Nil: nobody is.
+	decided func(want k8scsr.Spec, s k8scsr.State, step k8scsr.Step, now time.Time)
 }
 
 // version is one version of one request.
