@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
+	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/kube"
 	"github.com/pkiwarden/pkiwarden/k8scsr"
 	"github.com/pkiwarden/pkiwarden/k8scsr/issuer"
 )
@@ -45,7 +46,8 @@ where its requester decides about it, so a controller denies those of others.
 
 Where somebody else approves, the request is waited for. Interrupted, or when
 --timeout is over, the request stays, and the controller or the next call goes on
-with it. Servers get the new pair from the pkiwarden beside them.` + codes{
+with it. A Kubernetes API that is away is asked four times, over some ten
+seconds. Servers get the new pair from the pkiwarden beside them.` + codes{
 			0:            "each certificate is renewed, or needs no renewal now",
 			exitCritical: "a renewal failed, was refused, is held back though it is due, or\nwaits still; a right is missing; a Secret is in the way",
 			exitUnknown:  "it could not be determined: the Kubernetes API is away or failing",
@@ -79,9 +81,10 @@ func renew(ctx context.Context, a *app, r issuer.RenewRequest, within time.Durat
 		return err
 	}
 	log := newLogger(a.stderr, config.Log{Level: "warn", Format: cmp.Or(cfg.Log.Format, "text")})
+	kube.BridgeLog(log)
 	cluster, err := newCluster(a, log, cfg)
 	if err != nil {
-		return err
+		return &exitError{code: exitUsage, err: err}
 	}
 	if cluster.kube == nil {
 		return errNoCluster
@@ -158,10 +161,10 @@ func renewVerdict(done []issuer.Renewal, r issuer.RenewRequest, within time.Dura
 			if errors.As(d.Err, new(*issuer.ForeignAttempt)) {
 				exit.hints = append(exit.hints, "run this under the account of the controller: kubectl exec … -c pkiwarden -- /pkiwarden renew "+d.Certificate)
 			}
-		case d.Obstructed || !r.DryRun && (waits || d.Needed != ""):
+		case d.Obstructed || !r.DryRun && (waits || d.Needed != "") || d.Needed != "" && d.Step.Kind == k8scsr.Nothing:
 			exit.code = exitCritical
 			why := d.Step.Reason
-			if waits {
+			if d.Step.Kind != k8scsr.Nothing {
 				why = fmt.Sprintf("not within %s: %s", within, why)
 			}
 			problems = append(problems, fmt.Errorf("certificate %s is not renewed: %s", d.Certificate, why))
@@ -179,6 +182,9 @@ func renewVerdict(done []issuer.Renewal, r issuer.RenewRequest, within time.Dura
 // remedies are those of what is wrong with one certificate, each once.
 func remedies(d issuer.Renewal) []string {
 	var out []string
+	if d.Paused {
+		out = append(out, d.Certificate+": set paused: false in the configuration")
+	}
 	for _, f := range d.Findings {
 		if line := d.Certificate + ": " + f.Remedy; f.Remedy != "" && !slices.Contains(out, line) {
 			out = append(out, line)
@@ -201,12 +207,13 @@ func whatStays(done []issuer.Renewal) []string {
 // renewalReport is one certificate in `pkiwarden renew -o json`.
 type renewalReport struct {
 	Certificate string `json:"certificate"`
-	Secret      string `json:"secret"`  // namespace/name
-	Renewed     bool   `json:"renewed"` // another certificate is live than before
-	Needed      string `json:"needed"`  // why a new one is still to be asked for now, "" where none is
-	Reason      string `json:"reason"`  // what it waits for, or why nothing is done
-	Before      *pair  `json:"before"`  // null: there was none
-	After       *pair  `json:"after"`   // null: there is none
+	Secret      string `json:"secret"`   // namespace/name
+	Renewed     bool   `json:"renewed"`  // another certificate is live than before
+	Needed      string `json:"needed"`   // why a new one is still to be asked for now, "" where none is
+	Reason      string `json:"reason"`   // what it waits for, or why nothing is done
+	Observed    bool   `json:"observed"` // false: what there is could not be read; error says why
+	Before      *pair  `json:"before"`   // null: there was none
+	After       *pair  `json:"after"`    // null: there is none
 
 	Changes []k8scsr.Difference `json:"changes,omitempty"` // with --dry-run: of the one that is live and the one wanted
 	Error   string              `json:"error,omitempty"`
@@ -230,7 +237,7 @@ func writeRenewals(w io.Writer, format outputFormat, done []issuer.Renewal, dry 
 	reports := []renewalReport{}
 	for _, d := range done {
 		r := renewalReport{
-			Certificate: d.Certificate, Secret: d.Namespace + "/" + d.Secret, Renewed: d.Renewed(), Needed: d.Needed, Reason: d.Step.Reason,
+			Certificate: d.Certificate, Secret: d.Namespace + "/" + d.Secret, Renewed: d.Renewed(), Needed: d.Needed, Reason: d.Step.Reason, Observed: d.Observed,
 			Before: pairOf(d.Before), After: pairOf(d.After),
 		}
 		if dry {
@@ -250,17 +257,20 @@ func writeRenewals(w io.Writer, format outputFormat, done []issuer.Renewal, dry 
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "CERTIFICATE\tSECRET\tRENEWED\tVALID UNTIL\tREASON")
 	for _, r := range reports {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", r.Certificate, r.Secret, yesNo(r.Renewed), r.After.until(), printable(oneLine(cmp.Or(r.Error, r.Reason))))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", r.Certificate, r.Secret, yesNo(r.Renewed), r.until(), printable(oneLine(cmp.Or(r.Error, r.Reason))))
 	}
 	return table.Flush()
 }
 
-// until is the end of a pair, "-" without one.
-func (p *pair) until() string {
-	if p == nil {
+// until is the end of the live pair, "-" without one.
+func (r renewalReport) until() string {
+	switch {
+	case !r.Observed:
+		return "unknown"
+	case r.After == nil:
 		return "-"
 	}
-	return p.NotAfter.Format(time.RFC3339)
+	return r.After.NotAfter.Format(time.RFC3339)
 }
 
 func yesNo(yes bool) string {
@@ -276,7 +286,10 @@ var changeMarks = map[string]string{k8scsr.Kept: "=", k8scsr.Added: "+", k8scsr.
 func writeChanges(w io.Writer, reports []renewalReport) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, r := range reports {
-		verdict := "would not be renewed now: " + cmp.Or(r.Error, r.Reason)
+		verdict := "would not be renewed now: " + r.Reason
+		if r.Error != "" {
+			verdict = "unknown: " + r.Error
+		}
 		if r.Needed != "" && r.Error == "" {
 			verdict = "would be renewed: " + r.Needed
 			if r.Needed != r.Reason {
@@ -284,7 +297,7 @@ func writeChanges(w io.Writer, reports []renewalReport) error {
 			}
 		}
 		if r.Before != nil {
-			verdict = "valid until " + r.Before.until() + ", " + verdict
+			verdict = "valid until " + r.until() + ", " + verdict
 		}
 		fmt.Fprintf(table, "%s (Secret %s): %s\n", r.Certificate, r.Secret, printable(oneLine(verdict)))
 		for _, c := range r.Changes {

@@ -24,7 +24,7 @@ var (
 // left to do.
 func TestRenewVerdict(t *testing.T) {
 	renewal := func(edit func(*issuer.Renewal)) issuer.Renewal {
-		r := issuer.Renewal{Certificate: "vault", Namespace: "vault", Secret: "vault-tls", Before: oldLeaf, After: oldLeaf,
+		r := issuer.Renewal{Certificate: "vault", Namespace: "vault", Secret: "vault-tls", Observed: true, Before: oldLeaf, After: oldLeaf,
 			Step: k8scsr.Step{Kind: k8scsr.Nothing, Reason: "good until tomorrow"}}
 		edit(&r)
 		return r
@@ -53,6 +53,12 @@ func TestRenewVerdict(t *testing.T) {
 			table: "vault        vault/vault-tls  no       2026-03-02T12:00:00Z  wrong type\n"},
 		{name: "failed", edit: func(r *issuer.Renewal) { r.After, r.Before, r.Err = nil, nil, errors.New("a right is\nmissing") }, code: 2, err: "certificate vault: a right is\nmissing",
 			table: "vault        vault/vault-tls  no       -            a right is; missing\n"},
+		{name: "not looked at", edit: func(r *issuer.Renewal) { *r = issuer.Renewal{Certificate: "vault", Namespace: "vault", Secret: "vault-tls", Err: issuer.ErrUnfinished} }, dry: true, code: 3,
+			err: "certificate vault: its state was not determined in time", table: "vault        vault/vault-tls  no       unknown      its state was not determined in time\n"},
+		{name: "paused", edit: func(r *issuer.Renewal) {
+			r.Needed, r.Paused, r.Step.Reason = "it expired", true, "paused by configuration"
+		}, dry: true, code: 2, err: "certificate vault is not renewed: paused by configuration", hint: "vault: set paused: false in the configuration",
+			table: "vault        vault/vault-tls  no       2026-03-02T12:00:00Z  paused by configuration\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			done := []issuer.Renewal{renewal(c.edit)}
@@ -82,11 +88,11 @@ func TestRenewVerdict(t *testing.T) {
 // is live.
 func TestRenewDryRunForAPerson(t *testing.T) {
 	done := []issuer.Renewal{
-		{Certificate: "vault", Namespace: "vault", Secret: "vault-tls", Before: oldLeaf, After: oldLeaf, Needed: "a name is missing",
+		{Certificate: "vault", Namespace: "vault", Secret: "vault-tls", Observed: true, Before: oldLeaf, After: oldLeaf, Needed: "a name is missing",
 			Step: k8scsr.Step{Kind: k8scsr.StoreNextKey, Reason: "a name is missing"}, Differences: []k8scsr.Difference{
 				{What: "DNS name", Value: "a.example", Change: "kept"}, {What: "DNS name", Value: "b.example", Change: "added"}, {What: "key", Value: "RSA 2048", Change: "removed"}}},
-		{Certificate: "new", Namespace: "vault", Secret: "new-tls", Needed: "there is no certificate yet", Step: k8scsr.Step{Kind: k8scsr.Nothing, Reason: "paused by configuration"}},
-		{Certificate: "good", Namespace: "consul", Secret: "good-tls", Before: newLeaf, After: newLeaf, Step: k8scsr.Step{Kind: k8scsr.Nothing, Reason: "good until 2026-03-03"}},
+		{Certificate: "new", Namespace: "vault", Secret: "new-tls", Observed: true, Needed: "there is no certificate yet", Step: k8scsr.Step{Kind: k8scsr.Nothing, Reason: "paused by configuration"}},
+		{Certificate: "good", Namespace: "consul", Secret: "good-tls", Observed: true, Before: newLeaf, After: newLeaf, Step: k8scsr.Step{Kind: k8scsr.Nothing, Reason: "good until 2026-03-03"}},
 	}
 	var out strings.Builder
 	if err := writeRenewals(&out, outputTable, done, true); err != nil {
@@ -107,7 +113,7 @@ good (Secret consul/good-tls): valid until 2026-03-03T12:00:00Z, would not be re
 		t.Fatal(err)
 	}
 	const json = `[{"certificate":"good","secret":"consul/good-tls","renewed":false,"needed":"","reason":"good until 2026-03-03",` +
-		`"before":{"notBefore":"2026-03-02T12:00:00Z","notAfter":"2026-03-03T12:00:00Z","sha256":"ID"},"after":{"notBefore":"2026-03-02T12:00:00Z","notAfter":"2026-03-03T12:00:00Z","sha256":"ID"}}]`
+		`"observed":true,"before":{"notBefore":"2026-03-02T12:00:00Z","notAfter":"2026-03-03T12:00:00Z","sha256":"ID"},"after":{"notBefore":"2026-03-02T12:00:00Z","notAfter":"2026-03-03T12:00:00Z","sha256":"ID"}}]`
 	if got := strings.ReplaceAll(strings.TrimSpace(out.String()), k8scsr.LeafID(newLeaf), "ID"); got != json {
 		t.Errorf("have\n%s\nwant\n%s", got, json)
 	}

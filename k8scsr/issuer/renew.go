@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,11 +28,13 @@ type RenewRequest struct {
 type Renewal struct {
 	Certificate, Namespace, Secret string
 
+	Observed    bool                // once at least; else Before, After and Differences are not known
 	Step        k8scsr.Step         // decided last; the zero Step where it came to none
 	Needed      string              // why a new certificate is still to be asked for now, "" where none is
+	Paused      bool                // by configuration
 	Before      *x509.Certificate   // that was live when the work began; nil: none
 	After       *x509.Certificate   // that is live now
-	Differences []k8scsr.Difference // of Before and what is wanted
+	Differences []k8scsr.Difference // of Before and what is wanted; nil where that is not known
 	Findings    []k8scsr.Finding    // what is wrong now
 	Obstructed  bool                // one of them must be removed by somebody before anything else
 	Err         error               // what was met that kept the work from going on
@@ -60,6 +63,10 @@ type ForeignAttempt struct {
 func (e *ForeignAttempt) Error() string {
 	return fmt.Sprintf("request %s is under way and was made by %s; %s cannot go on with it", e.Request, e.Requester, e.Own)
 }
+
+// ErrUnfinished is why a certificate is in an unknown state: the time was over
+// before anything was decided about it.
+var ErrUnfinished = errors.New("its state was not determined in time")
 
 // triesAtErrors is how many looks in a row may fail before one is given up.
 const triesAtErrors = 4
@@ -100,7 +107,7 @@ func (i *Issuer) Renew(ctx context.Context, r RenewRequest) ([]Renewal, error) {
 			continue
 		}
 		own := *c
-		all = append(all, &renewal{Renewal: Renewal{Certificate: c.Spec.Name, Namespace: c.Namespace, Secret: c.Secret}, c: &own})
+		all = append(all, &renewal{Renewal: Renewal{Certificate: c.Spec.Name, Namespace: c.Namespace, Secret: c.Secret, Paused: c.Spec.Paused}, c: &own})
 	}
 	for ctx.Err() == nil {
 		next := time.Time{}
@@ -128,6 +135,9 @@ func (i *Issuer) Renew(ctx context.Context, r RenewRequest) ([]Renewal, error) {
 	}
 	var out []Renewal
 	for _, a := range all {
+		if ctx.Err() != nil && !a.finished && (a.Step.Kind == "" || outOfTime(a.Err)) {
+			a.Err = ErrUnfinished
+		}
 		out = append(out, a.Renewal)
 	}
 	return out, ctx.Err()
@@ -138,7 +148,7 @@ func (i *Issuer) pursue(ctx context.Context, a *renewal, r RenewRequest) {
 	if a.finished || !a.pace.Due(i.now()) {
 		return
 	}
-	first := a.Differences == nil
+	first := !a.Observed
 	err := i.begin(ctx, a, r)
 	if err == nil && !(first && r.DryRun) {
 		err = i.goOn(ctx, a, r)
@@ -159,7 +169,7 @@ func (i *Issuer) pursue(ctx context.Context, a *renewal, r RenewRequest) {
 
 // begin observes what is there before anything is done: once.
 func (i *Issuer) begin(ctx context.Context, a *renewal, r RenewRequest) error {
-	if a.Differences != nil {
+	if a.Observed {
 		return nil
 	}
 	c, err := i.named(ctx, a.c)
@@ -181,8 +191,10 @@ func (i *Issuer) begin(ctx context.Context, a *renewal, r RenewRequest) error {
 	if req := o.Request; req != nil && !o.Identity.Account(req.Requester) {
 		return &ForeignAttempt{req.Name, req.Requester.Username, o.Identity.Username}
 	}
-	a.Differences = k8scsr.Differences(o.Live, c.Spec, o.Trust)
-	a.Before, a.After = o.Live.Leaf, o.Live.Leaf
+	if len(c.unnamed) == 0 {
+		a.Differences = k8scsr.Differences(o.Live, c.Spec, o.Trust)
+	}
+	a.Observed, a.Before, a.After = true, o.Live.Leaf, o.Live.Leaf
 	if r.DryRun {
 		a.see(c.Spec, o.State, k8scsr.Next(o.State, c.Spec, now), now)
 		a.Findings = k8scsr.Findings(o.State, c.Spec, now)
@@ -209,7 +221,14 @@ func (i *Issuer) goOn(ctx context.Context, a *renewal, r RenewRequest) error {
 // see keeps what was observed and decided last.
 func (a *renewal) see(want k8scsr.Spec, s k8scsr.State, step k8scsr.Step, now time.Time) {
 	a.Step, a.After, a.Obstructed, a.Needed = step, s.Live.Leaf, len(s.Obstacles) > 0, ""
-	if k8scsr.Due(s, want, now) {
+	if !a.Obstructed && k8scsr.Due(s, want, now) { // else what is wanted may not be known
 		a.Needed, _ = want.Needed(s.Live, s.Trust, now)
 	}
+}
+
+// outOfTime tells an error that is about the time left and nothing else: the
+// client's own limiter (golang.org/x/time/rate) gives up before a deadline that
+// it sees it cannot meet, and has no error value for that.
+func outOfTime(err error) bool {
+	return err != nil && (errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "would exceed context deadline"))
 }

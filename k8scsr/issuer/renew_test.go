@@ -237,3 +237,16 @@ func TestRenewIsHindered(t *testing.T) {
 		}
 	}
 }
+
+// TestRenewWithoutTime: what was never looked at is unknown, not well.
+func TestRenewWithoutTime(t *testing.T) {
+	c := issued(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, r := range []RenewRequest{{}, {Force: true}, {DryRun: true}} {
+		got, err := c.process("pod-b").issuer(vaultTLS()).Renew(ctx, r)
+		if !errors.Is(err, context.Canceled) || len(got) != 1 || !errors.Is(got[0].Err, ErrUnfinished) || !Undetermined(got[0].Err) || got[0].Observed {
+			t.Errorf("%+v: %+v, %v", r, got, err)
+		}
+	}
+}
