@@ -53,7 +53,9 @@ func TestRenewVerdict(t *testing.T) {
 			table: "vault        vault/vault-tls  no       2026-03-02T12:00:00Z  wrong type\n"},
 		{name: "failed", edit: func(r *issuer.Renewal) { r.After, r.Before, r.Err = nil, nil, errors.New("a right is\nmissing") }, code: 2, err: "certificate vault: a right is\nmissing",
 			table: "vault        vault/vault-tls  no       -            a right is; missing\n"},
-		{name: "not looked at", edit: func(r *issuer.Renewal) { *r = issuer.Renewal{Certificate: "vault", Namespace: "vault", Secret: "vault-tls", Err: issuer.ErrUnfinished} }, dry: true, code: 3,
+		{name: "not looked at", edit: func(r *issuer.Renewal) {
+			*r = issuer.Renewal{Certificate: "vault", Namespace: "vault", Secret: "vault-tls", Err: issuer.ErrUnfinished}
+		}, dry: true, code: 3,
 			err: "certificate vault: its state was not determined in time", table: "vault        vault/vault-tls  no       unknown      its state was not determined in time\n"},
 		{name: "paused", edit: func(r *issuer.Renewal) {
 			r.Needed, r.Paused, r.Step.Reason = "it expired", true, "paused by configuration"

@@ -103,7 +103,7 @@ func (i *Issuer) namespaceOf(ctx context.Context, namespace string, err error) e
 // Undetermined tells an error that leaves open how things are: the API gave no
 // answer, or one that says it cannot give one now (429, 5xx).
 func Undetermined(err error) bool {
-	return unreachable(err) || apierrors.IsTooManyRequests(err) || apierrors.IsInternalError(err) ||
+	return unreachable(err) || errors.Is(err, ErrUnfinished) || apierrors.IsTooManyRequests(err) || apierrors.IsInternalError(err) ||
 		apierrors.IsServiceUnavailable(err) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err)
 }
 
