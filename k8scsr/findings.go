@@ -17,13 +17,32 @@ const (
 // a certificate is still needed. None means that all is well, not that nothing
 // was looked at.
 func Findings(s State, want Spec, now time.Time) []Finding {
-	out := append([]Finding(nil), s.Obstacles...)
-	for _, f := range []*Finding{s.pairFinding(want, now), s.lifetimeFinding(want), s.requestFinding(want, now), s.failureFinding(want, now), s.heldBackFinding(want, now), s.budgetFinding(want, now), s.trustFinding(want)} {
-		if f != nil {
-			out = append(out, *f)
+	causes := append([]Finding(nil), s.Obstacles...)
+	add := func(out []Finding, found ...*Finding) []Finding {
+		for _, f := range found {
+			if f != nil {
+				out = append(out, *f)
+			}
 		}
+		return out
 	}
-	return out
+	causes = add(causes, s.requestFinding(want, now), s.failureFinding(want, now), s.heldBackFinding(want, now), s.budgetFinding(want, now))
+	return add(causes, s.pairFinding(want, now, len(causes) > 0), s.lifetimeFinding(want), s.trustFinding(want))
+}
+
+// underWay is what a certificate that is needed waits for at now, in words. It
+// is for where no other finding tells more.
+func (s State) underWay(want Spec, now time.Time) string {
+	step := Next(s, want, now)
+	switch {
+	case step.Kind == AwaitApproval && s.Request != nil && s.Identity.Known():
+		return fmt.Sprintf("request %s awaits approval: look at it and approve it: kubectl certificate approve %s; or set approve: true to have it approved on an exact match", s.Request.Name, s.Request.Name)
+	case step.Kind == Nothing && !s.Pending.Active() && !Due(s, want, now):
+		return fmt.Sprintf("wait for its window (%s), or ask for it now: pkiwarden renew %s", step.Reason, want.Name)
+	case step.Waits():
+		return step.Reason
+	}
+	return "it is being asked for: " + step.Reason
 }
 
 // severity is warning while the live pair still serves comfortably.
@@ -34,11 +53,16 @@ func (s State) severity(want Spec, now time.Time) Severity {
 	return Critical
 }
 
-func (s State) pairFinding(want Spec, now time.Time) *Finding {
+// pairFinding tells what is wrong with the stored pair. Explained says that
+// another finding tells what keeps its renewal from completing.
+func (s State) pairFinding(want Spec, now time.Time, explained bool) *Finding {
 	f := &Finding{Severity: Critical, Subject: want.subject(), Citation: citeValidity,
 		Remedy: "see the other findings of this certificate for what keeps its renewal from completing"}
-	if want.Paused {
+	switch {
+	case want.Paused:
 		f.Remedy = "set paused: false, since nothing renews it while it is paused"
+	case !explained:
+		f.Remedy = s.underWay(want, now)
 	}
 	live := s.Live
 	switch {
@@ -177,12 +201,39 @@ func (s State) failureFinding(want Spec, now time.Time) *Finding {
 		RuleCollected: "a request lives an hour once answered, a day while it waits: keep pkiwarden running, or approve sooner",
 		RuleForeign:   "find out who creates requests under names that begin with pkiwarden-",
 	}[last.Rule]
-	return &Finding{
-		Rule: last.Rule, Severity: s.severity(want, now), Subject: want.subject(), Citation: citeCSR,
-		Summary:  last.Summary,
-		Evidence: fmt.Sprintf("%d in a row, the last at %s, next attempt not before %s", s.Pending.Failures, stamp(last.At), stamp(s.Pending.RetryAt)),
-		Remedy:   remedy,
+	evidence := fmt.Sprintf("%d in a row", s.Pending.Failures)
+	if !last.At.IsZero() {
+		evidence += ", the last at " + stamp(last.At)
 	}
+	f := &Finding{
+		Rule: last.Rule, Severity: s.severity(want, now), Subject: want.subject(), Citation: citeCSR,
+		Summary: last.Summary, Evidence: evidence + ", " + s.nextAttempt(want, now), Remedy: remedy,
+	}
+	// It failed before, but what there is to do is about now.
+	if s.Pending.Active() && !want.Paused && len(s.Obstacles) == 0 {
+		f.Remedy = s.underWay(want, now) + "; if it ends as the one before: " + remedy
+	}
+	return f
+}
+
+// nextAttempt is when, after one that failed, there is another one, in words.
+func (s State) nextAttempt(want Spec, now time.Time) string {
+	if s.Pending.CSRName != "" {
+		return "the next attempt is under way: request " + s.Pending.CSRName
+	}
+	if s.Pending.Active() {
+		return "the next attempt is under way"
+	}
+	at, _ := s.Pending.holdUntil(want.grantedAs(s.Live), s.Others, now)
+	if !Due(s, want, now) {
+		if opens := want.RenewalAt(s.Live.Leaf, s.Live.IssuedAt, now); opens.After(at) {
+			at = opens
+		}
+	}
+	if at.IsZero() {
+		return "the next attempt is due"
+	}
+	return "next attempt not before " + stamp(at)
 }
 
 // heldBackFinding tells that a certificate is needed, but asked for so often that
