@@ -34,6 +34,7 @@ var findingReasons = map[string]string{
 	RuleSecretType:      "SecretUnusable",
 	RuleSecretImmutable: "SecretUnusable",
 	RuleSecretTaken:     "SecretUnusable",
+	RuleSecretForeign:   "SecretUnusable",
 	RuleTrustUnreadable: "TrustUnreadable",
 	RuleNamesMissing:    "NamesUnknown",
 	RuleNamesUnusable:   "NamesUnknown",

@@ -46,6 +46,7 @@ const (
 	RuleSecretType      = "secret-wrong-type"
 	RuleSecretImmutable = "secret-immutable"
 	RuleSecretTaken     = "secret-name-taken"
+	RuleSecretForeign   = "secret-not-ours"
 	RuleNamespace       = "namespace-missing"
 	RulePermission      = "permission-denied"
 )

@@ -174,6 +174,19 @@ func TestObstacles(t *testing.T) {
 		"immutable": {func(t *testing.T, c *cluster, _ *Certificate) {
 			existing(t, c, func(s *corev1.Secret) { s.Immutable = &yes })
 		}, k8scsr.RuleSecretImmutable, "is immutable"},
+		"a CA's": {func(t *testing.T, c *cluster, _ *Certificate) {
+			existing(t, c, func(s *corev1.Secret) { s.Data["tls.crt"] = c.ca.pem })
+		}, "certificate-broken secret-not-ours", `Secret vault/vault-tls was not written by pkiwarden, and is left as it is: it holds the certificate of a CA, "CN=ca"`},
+		"cert-manager's": {func(t *testing.T, c *cluster, _ *Certificate) {
+			existing(t, c, func(s *corev1.Secret) {
+				s.Annotations = map[string]string{"cert-manager.io/certificate-name": "vault"}
+			})
+		}, k8scsr.RuleSecretForeign, "cert-manager keeps it, for Certificate vault"},
+		"a controller's": {func(t *testing.T, c *cluster, _ *Certificate) {
+			existing(t, c, func(s *corev1.Secret) {
+				s.OwnerReferences = []metav1.OwnerReference{{Kind: "SealedSecret", Name: "vault", Controller: &yes}}
+			})
+		}, k8scsr.RuleSecretForeign, "it belongs to SealedSecret vault"},
 		"next taken": {func(t *testing.T, c *cluster, _ *Certificate) {
 			existing(t, c, func(s *corev1.Secret) { s.Name = "vault-tls-next" })
 		}, "certificate-missing secret-name-taken", "exists and is not ours"},

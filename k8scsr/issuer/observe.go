@@ -49,7 +49,7 @@ func (i *Issuer) observe(ctx context.Context, c *Certificate, now time.Time) (*o
 		return nil, err
 	}
 	o.Live = c.readLive(o.live)
-	o.hinder(c.liveObstacle(o.live))
+	o.hinder(c.liveObstacle(o.live, o.Live))
 	o.hinder(c.nextObstacle(o.next))
 
 	var unreadable *k8scsr.Finding

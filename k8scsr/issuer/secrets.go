@@ -77,8 +77,12 @@ func (c *Certificate) readLive(secret *corev1.Secret) k8scsr.Live {
 	return live
 }
 
-// liveObstacle tells what makes the live Secret impossible to write.
-func (c *Certificate) liveObstacle(secret *corev1.Secret) *k8scsr.Finding {
+// liveObstacle tells why the live Secret cannot be written, or must not be.
+func (c *Certificate) liveObstacle(secret *corev1.Secret, live k8scsr.Live) *k8scsr.Finding {
+	var somebodys string
+	if secret != nil && !live.Managed {
+		somebodys = orElse(keptBy(secret), c.Spec.Unrelated(live))
+	}
 	f := &k8scsr.Finding{Severity: k8scsr.Critical, Subject: "certificate " + c.Spec.Name, Citation: "Kubernetes API v1, Secret"}
 	switch {
 	case secret == nil:
@@ -90,11 +94,34 @@ func (c *Certificate) liveObstacle(secret *corev1.Secret) *k8scsr.Finding {
 	case secret.Immutable != nil && *secret.Immutable:
 		f.Rule = k8scsr.RuleSecretImmutable
 		f.Summary = fmt.Sprintf("Secret %s/%s is immutable", c.Namespace, c.Secret)
-		f.Remedy = fmt.Sprintf("delete it (kubectl -n %s delete secret %s) and let pkiwarden create it anew; or name another Secret in the configuration", c.Namespace, c.Secret)
+		f.Remedy = fmt.Sprintf("save its content, delete it (kubectl -n %s delete secret %s) and let pkiwarden create it anew; or name another Secret in the configuration", c.Namespace, c.Secret)
+	case somebodys != "":
+		f.Rule = k8scsr.RuleSecretForeign
+		f.Summary = fmt.Sprintf("Secret %s/%s was not written by pkiwarden, and is left as it is: %s", c.Namespace, c.Secret, somebodys)
+		f.Remedy = fmt.Sprintf("check secret.name in the configuration; to hand the Secret over, save its content and label it: kubectl -n %s label secret %s %s=%s", c.Namespace, c.Secret, LabelCertificate, c.label)
 	default:
 		return nil
 	}
 	return f
+}
+
+// keptBy tells who else keeps the Secret, "" where nobody is known to: what its
+// owner finds changed it would put back.
+func keptBy(secret *corev1.Secret) string {
+	if owner := metav1.GetControllerOf(secret); owner != nil {
+		return fmt.Sprintf("it belongs to %s %s", owner.Kind, owner.Name)
+	}
+	if name, is := secret.Annotations["cert-manager.io/certificate-name"]; is {
+		return fmt.Sprintf("cert-manager keeps it, for Certificate %s", name)
+	}
+	return ""
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
 }
 
 // nextObstacle tells that NAME-next belongs to somebody else.
