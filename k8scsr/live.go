@@ -52,6 +52,17 @@ func ReadLive(certificate, key []byte) Live {
 	return live
 }
 
+// ParseIssuedAt reads when a certificate was published, as it is recorded beside
+// it (RFC 3339). It is zero where that does not parse or is yet to come, by more
+// than clocks differ: then it is wrong, and NotBefore counts instead.
+func ParseIssuedAt(text string, now time.Time) time.Time {
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil || at.After(now.Add(clockSkew)) {
+		return time.Time{}
+	}
+	return at
+}
+
 // Usable tells whether a server can work with the pair at now.
 func (l Live) Usable(now time.Time) bool {
 	return l.Leaf != nil && l.Problem == "" && now.Before(l.Leaf.NotAfter)

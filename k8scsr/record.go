@@ -1,9 +1,12 @@
 package k8scsr
 
 import (
+	"cmp"
 	"crypto"
 	"fmt"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -55,6 +58,70 @@ type Failure struct {
 	Summary string    `json:"summary"`
 	At      time.Time `json:"at"`
 	Wanted  string    `json:"wanted"` // fingerprint of the Spec that failed
+}
+
+// What a record holds at most. Nothing that is written comes near, but whoever
+// may write the Secret may write a record.
+const (
+	maxAttempts = 1024
+	maxFailures = 1_000_000
+	maxAhead    = 48 * time.Hour // of a time, after a clock that jumped back
+	maxToken    = 128            // octets of a fingerprint, a UID or a rule
+	maxSummary  = 2048           // octets
+)
+
+// requestPrefix begins the name of every request.
+const requestPrefix = "pkiwarden-"
+
+var (
+	// objectName is a DNS-1123 subdomain, as the API demands it of a request
+	// (kubernetes apimachinery pkg/util/validation).
+	objectName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+	leafID     = regexp.MustCompile(`^(none|[0-9a-f]{64})$`)
+)
+
+// Checked is a record as it may be used that was read at now: its texts are
+// plain. The error says which of its values this package never writes; such a
+// record is damaged, and nothing in it is to be believed.
+func (r Record) Checked(now time.Time) (Record, error) {
+	switch {
+	case r.Version != RecordVersion:
+		return Record{}, fmt.Errorf("version is %d, not %d", r.Version, RecordVersion)
+	case r.Failures < 0 || r.Failures > maxFailures:
+		return Record{}, fmt.Errorf("failures is %d, not from 0 to %d", r.Failures, maxFailures)
+	case len(r.Attempts) > maxAttempts:
+		return Record{}, fmt.Errorf("attempts has %d entries, more than %d", len(r.Attempts), maxAttempts)
+	case len(r.PodUIDs) > maxPods:
+		return Record{}, fmt.Errorf("podUIDs has %d entries, more than %d", len(r.PodUIDs), maxPods)
+	case r.Replace != "" && !leafID.MatchString(r.Replace):
+		return Record{}, fmt.Errorf("replace is %q, not the SHA-256 of a certificate in hexadecimal", Plain(r.Replace, maxToken))
+	case r.CSRName != "" && (len(r.CSRName) > 253 || !strings.HasPrefix(r.CSRName, requestPrefix) || !objectName.MatchString(r.CSRName)):
+		return Record{}, fmt.Errorf("csrName is %q, not the name of a request of ours", Plain(r.CSRName, maxToken))
+	}
+	times, tokens := []time.Time{r.StoredAt, r.RetryAt}, append([]string{r.Wanted, r.CSRUID}, r.PodUIDs...)
+	for _, a := range r.Attempts {
+		times = append(times, a.At)
+	}
+	if f := r.LastFailure; f != nil {
+		times, tokens = append(times, f.At), append(tokens, f.Rule, f.Wanted)
+	}
+	if latest := slices.MaxFunc(times, time.Time.Compare); latest.After(now.Add(maxAhead)) {
+		return Record{}, fmt.Errorf("one of its times is %s, which is yet to come", stamp(latest))
+	}
+	if longest := slices.MaxFunc(tokens, func(a, b string) int { return cmp.Compare(len(a), len(b)) }); len(longest) > maxToken {
+		return Record{}, fmt.Errorf("one of its values has %d octets, more than %d", len(longest), maxToken)
+	}
+	r.LastFailure = r.LastFailure.plain()
+	return r, nil
+}
+
+func (f *Failure) plain() *Failure {
+	if f == nil {
+		return nil
+	}
+	out := *f
+	out.Summary = Plain(f.Summary, maxSummary)
+	return &out
 }
 
 // Pending is the next key and its record.
@@ -126,13 +193,10 @@ func (r Record) fail(f Failure, now time.Time) Record {
 			out.Attempts[i].Failed = true
 		}
 	}
-	wait := longestBackOff
-	if r.Failures < 5 {
-		wait = min(longestBackOff, firstBackOff<<r.Failures)
-	}
-	out.Failures = r.Failures + 1
-	out.RetryAt = now.Add(wait)
-	out.LastFailure = &f
+	failures := min(max(r.Failures, 0), maxFailures-1)
+	out.Failures = failures + 1
+	out.RetryAt = now.Add(min(longestBackOff, firstBackOff<<min(failures, 5)))
+	out.LastFailure = f.plain()
 	return out
 }
 
