@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pkiwarden/pkiwarden/k8scsr"
 	"github.com/pkiwarden/pkiwarden/pki"
@@ -155,24 +155,21 @@ func (i *Issuer) spend(ctx context.Context, c *Certificate, o *observation, now 
 // listRequests are the times of all our requests that the cluster still has, by
 // signer.
 func (i *Issuer) listRequests(ctx context.Context, us k8scsr.Identity) (map[string][]time.Time, error) {
-	out := map[string][]time.Time{}
-	o := metav1.ListOptions{LabelSelector: LabelCertificate, Limit: listLimit}
-	for {
-		list, err := do(ctx, call{"list", "certificatesigningrequests", "", ""}, func(ctx context.Context) (*certificatesv1.CertificateSigningRequestList, error) {
-			return i.client.CertificatesV1().CertificateSigningRequests().List(ctx, o)
-		})
-		if err != nil {
-			return nil, err
-		}
-		for n := range list.Items {
-			if r := condense(&list.Items[n]); us.Account(r.Requester) {
-				out[r.Signer] = append(out[r.Signer], r.CreatedAt)
-			}
-		}
-		if o.Continue = list.Continue; o.Continue == "" {
-			return out, nil
-		}
+	type made struct {
+		signer string
+		at     time.Time
 	}
+	own, err := ownRequests(ctx, i, LabelCertificate, us, func(csr *certificatesv1.CertificateSigningRequest) made {
+		return made{strings.Clone(csr.Spec.SignerName), csr.CreationTimestamp.Time}
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]time.Time{}
+	for _, r := range own {
+		out[r.signer] = append(out[r.signer], r.at)
+	}
+	return out, nil
 }
 
 // booksFinding tells that the record of requests cannot be used; nil when it can.

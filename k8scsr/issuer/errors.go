@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -122,6 +123,16 @@ func changedMeanwhile(err error) bool {
 	return errors.Is(err, errChanged) || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
 }
 
+// tooFull tells that a Secret was refused for its size: of its annotations or
+// data, by validation; of the whole, by the API server or by etcd.
+func tooFull(e *callError) bool {
+	if e.resource != "secrets" || e.verb != "create" && e.verb != "update" {
+		return false
+	}
+	return apierrors.IsRequestEntityTooLargeError(e.err) || apierrors.IsInvalid(e.err) && strings.Contains(e.err.Error(), "Too long") ||
+		strings.Contains(e.err.Error(), "request is too large")
+}
+
 // findingOf is an error as a finding. What could not be determined is unknown,
 // never well.
 func findingOf(c *Certificate, err error) k8scsr.Finding {
@@ -132,7 +143,17 @@ func findingOf(c *Certificate, err error) k8scsr.Finding {
 	}
 	var missing *errNamespace
 	var failed *callError
+	var flooded *errFlooded
 	switch {
+	case errors.As(err, &flooded):
+		f.Remedy = flooded.remedy()
+	case errors.As(err, new(*errPanic)):
+		f.Remedy = "report it, with the stack that the log has at level debug; see what is unusual about the Secrets of this certificate"
+	case errors.As(err, &failed) && tooFull(failed):
+		f.Summary = fmt.Sprintf("Secret %s/%s cannot be written: with what others keep there it is larger than the API allows", failed.namespace, failed.name)
+		f.Evidence = failed.err.Error()
+		f.Remedy = fmt.Sprintf("remove the annotations and entries that are not pkiwarden's (see kubectl -n %s get secret %s -o yaml, and find out who writes them), or name another Secret in the configuration", failed.namespace, failed.name)
+		f.Citation = "Kubernetes API v1, ObjectMeta and Secret: annotations of 256 KiB, 1 MiB of data"
 	case errors.As(err, &missing):
 		f.Rule, f.Severity, f.Summary = k8scsr.RuleNamespace, k8scsr.Critical, fmt.Sprintf("namespace %q %s", missing.namespace, missing.state)
 		f.Remedy = "create the namespace, or correct secret.namespace"

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -26,8 +27,8 @@ const (
 	// keeps an event for an hour (--event-ttl).
 	sayAgain = 30 * time.Minute
 
-	maxQueued      = 256 // events that wait to be written; a further one is lost
-	maxMessage     = 1024
+	maxQueued      = 256             // events that wait to be written; a further one is lost
+	maxMessage     = 1024            // octets, also of what a request's condition says
 	eventsPause    = 5 * time.Second // after one that could not be written
 	eventsTries    = 12
 	eventsAtTheEnd = 2 * time.Second // for those left when the work ends
@@ -152,6 +153,10 @@ func (e *events) flush(ctx context.Context) bool {
 			return true
 		}
 		err := e.write(ctx, p)
+		if err != nil && errors.Is(ctx.Err(), context.Canceled) && !answered(err) {
+			e.put(p) // whether it was written is not known: it is for whoever comes next
+			return false
+		}
 		switch {
 		case err == nil:
 			if e.failed {
@@ -171,6 +176,12 @@ func (e *events) flush(ctx context.Context) bool {
 		}
 		return false
 	}
+}
+
+// answered tells an error that the API server sent from one of the way there.
+func answered(err error) bool {
+	var status apierrors.APIStatus
+	return errors.As(err, &status)
 }
 
 // write creates the event, or counts it up where it exists.
@@ -208,7 +219,7 @@ func (e *events) create(ctx context.Context, p *post) error {
 	}
 	event := &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{Namespace: p.object.Namespace, Name: p.name()},
-		InvolvedObject: p.object, Reason: p.reason, Message: short(p.event.Message), Type: kind,
+		InvolvedObject: p.object, Reason: p.reason, Message: k8scsr.Plain(p.event.Message, maxMessage), Type: kind,
 		Source:         corev1.EventSource{Component: ManagedBy, Host: e.instance},
 		FirstTimestamp: metav1.NewTime(p.first), LastTimestamp: metav1.NewTime(p.last), Count: p.times,
 		ReportingController: ManagedBy, ReportingInstance: e.instance,
@@ -224,7 +235,7 @@ func (e *events) create(ctx context.Context, p *post) error {
 
 // patch says what happened last; a count of 0 leaves it as it is.
 func (e *events) patch(ctx context.Context, p *post, count int32) (*corev1.Event, error) {
-	change := map[string]any{"message": short(p.event.Message), "lastTimestamp": metav1.NewTime(p.last)}
+	change := map[string]any{"message": k8scsr.Plain(p.event.Message, maxMessage), "lastTimestamp": metav1.NewTime(p.last)}
 	if count > 0 {
 		change["count"] = count
 	}
@@ -241,15 +252,6 @@ func (e *events) patch(ctx context.Context, p *post, count int32) (*corev1.Event
 func (k eventKey) name() string {
 	sum := sha256.Sum256([]byte(string(k.object.UID) + " " + k.object.Kind + " " + k.object.Name + " " + k.reason))
 	return strings.TrimRight(k.object.Name[:min(len(k.object.Name), 200)], ".-") + "." + hex.EncodeToString(sum[:8])
-}
-
-func short(text string) string {
-	text = strings.ToValidUTF8(text, "?")
-	if len(text) <= maxMessage {
-		return text
-	}
-	const cut = " …"
-	return strings.ToValidUTF8(text[:maxMessage-len(cut)], "") + cut
 }
 
 // about is the object that events of the certificate are about: its live

@@ -164,9 +164,6 @@ func TestEventsNeverWait(t *testing.T) {
 	for l.flush(t.Context()); len(l.queue) > 0; {
 		t.Fatal("not flushed")
 	}
-	if text := short(strings.Repeat("é", 5000)); len(text) > 1024 || !strings.HasSuffix(text, "é …") {
-		t.Errorf("%d octets, …%s", len(text), text[len(text)-10:])
-	}
 }
 
 // told is what was queued, "object reason", in order.

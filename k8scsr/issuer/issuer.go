@@ -226,8 +226,10 @@ const maxSteps = 20
 // contended is when to look again after others kept changing what we read.
 const contended = 2 * time.Second
 
-// advance takes steps until one waits.
+// advance takes steps until one waits. What goes wrong in the program itself is
+// an error of this certificate alone.
 func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, findings []k8scsr.Finding, err error) {
+	defer i.contain(c, &err)
 	if c, err = i.named(ctx, c); err != nil {
 		return time.Time{}, nil, err
 	}

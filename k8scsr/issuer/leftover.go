@@ -55,16 +55,17 @@ func (i *Issuer) dropLeftovers(ctx context.Context) {
 }
 
 // dropLeftover tells whether it removed a key.
-func (i *Issuer) dropLeftover(ctx context.Context, c *Certificate) (bool, error) {
+func (i *Issuer) dropLeftover(ctx context.Context, c *Certificate) (dropped bool, err error) {
+	defer i.contain(c, &err)
 	next, err := i.getSecret(ctx, c.Namespace, c.nextName())
 	if err != nil || next == nil || c.nextObstacle(next) != nil {
 		return false, err
 	}
-	pending, key := readPending(next)
+	now := i.now()
+	pending, key := readPending(next, now)
 	if pending.Problem != "" || key.signer == nil {
 		return false, nil
 	}
-	now := i.now()
 	if age := now.Sub(pending.StoredAt); age < leftoversEvery {
 		return false, fmt.Errorf("it was stored %v ago, and another instance may be about to use it", age.Round(time.Second))
 	}

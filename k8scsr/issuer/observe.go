@@ -19,10 +19,6 @@ import (
 // service account token is bound to.
 const extraPodUID = "authentication.kubernetes.io/pod-uid"
 
-// listLimit bounds how many requests of one certificate are looked at; the
-// cluster removes finished ones, and we make six an hour at most.
-const listLimit = 500
-
 // observation is a State and the objects that it was read from, which writes
 // start from.
 type observation struct {
@@ -48,7 +44,7 @@ func (i *Issuer) observe(ctx context.Context, c *Certificate, now time.Time) (*o
 	if o.live, err = i.getSecret(ctx, c.Namespace, c.Secret); err != nil {
 		return nil, err
 	}
-	o.Live = c.readLive(o.live)
+	o.Live = c.readLive(o.live, now)
 	o.hinder(c.liveObstacle(o.live, o.Live))
 	o.hinder(c.nextObstacle(o.next))
 
@@ -61,7 +57,7 @@ func (i *Issuer) observe(ctx context.Context, c *Certificate, now time.Time) (*o
 	if len(o.Obstacles) > 0 {
 		return o, nil
 	}
-	o.Pending, o.key = readPending(o.next)
+	o.Pending, o.key = readPending(o.next, now)
 	return o, i.observeRequests(ctx, c, o, now)
 }
 
@@ -108,17 +104,15 @@ func (i *Issuer) observeRequests(ctx context.Context, c *Certificate, o *observa
 		return nil
 	}
 	selector := labels.Set{LabelCertificate: c.label}.String()
-	list, err := do(ctx, call{"list", "certificatesigningrequests", "", ""}, func(ctx context.Context) (*certificatesv1.CertificateSigningRequestList, error) {
-		return i.client.CertificatesV1().CertificateSigningRequests().List(ctx, metav1.ListOptions{LabelSelector: selector, Limit: listLimit})
+	own, err := ownRequests(ctx, i, selector, o.Identity, func(csr *certificatesv1.CertificateSigningRequest) *certificatesv1.CertificateSigningRequest {
+		kept := *csr
+		return &kept
 	})
 	if err != nil {
 		return err
 	}
-	for n := range list.Items {
-		// Anybody may create a request with our label: only our own count.
-		if r := condense(&list.Items[n]); o.Identity.Account(r.Requester) {
-			o.Others = append(o.Others, o.remember(&list.Items[n]))
-		}
+	for _, csr := range own {
+		o.Others = append(o.Others, o.remember(csr))
 	}
 	if err := i.checkOrphans(ctx, c, o); err != nil {
 		return err
@@ -166,6 +160,7 @@ func condense(csr *certificatesv1.CertificateSigningRequest) k8scsr.Request {
 		if condition.Message != "" {
 			message += ": " + condition.Message
 		}
+		message = k8scsr.Plain(message, maxMessage)
 		switch condition.Type {
 		case certificatesv1.CertificateApproved:
 			r.Approved = true

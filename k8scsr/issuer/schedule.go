@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -90,6 +91,24 @@ func (i *Issuer) round(ctx context.Context, due func(*Certificate, *outlook) boo
 		o.done = nil
 	}
 	return i.sum(next)
+}
+
+// errPanic is a fault of this program, met while it looked at a certificate.
+type errPanic struct{ value any }
+
+func (e *errPanic) Error() string {
+	return k8scsr.Plain(fmt.Sprintf("a fault of pkiwarden itself: panic: %v", e.value), maxMessage)
+}
+
+// contain turns a panic into the error of the certificate whose look met it, so
+// that the others are looked at all the same. It is to be deferred.
+func (i *Issuer) contain(c *Certificate, err *error) {
+	value := recover()
+	if value == nil {
+		return
+	}
+	*err = &errPanic{value}
+	i.log.Debug("a panic was contained", "certificate", c.Spec.Name, "panic", fmt.Sprint(value), "stack", string(debug.Stack()))
 }
 
 // sum reports what all the certificates' last looks left.

@@ -63,7 +63,7 @@ func (c *Certificate) secretType() corev1.SecretType {
 func (c *Certificate) nextName() string { return c.Secret + NextSuffix }
 
 // readLive parses the live Secret, nil when there is none.
-func (c *Certificate) readLive(secret *corev1.Secret) k8scsr.Live {
+func (c *Certificate) readLive(secret *corev1.Secret, now time.Time) k8scsr.Live {
 	if secret == nil {
 		return k8scsr.Live{}
 	}
@@ -71,7 +71,7 @@ func (c *Certificate) readLive(secret *corev1.Secret) k8scsr.Live {
 	live.Managed = secret.Labels[LabelCertificate] == c.label
 	if live.Managed {
 		live.Signer = secret.Annotations[AnnotationSigner]
-		live.IssuedAt, _ = time.Parse(time.RFC3339, secret.Annotations[AnnotationIssuedAt]) // zero when it was tampered with: NotBefore then counts
+		live.IssuedAt = k8scsr.ParseIssuedAt(secret.Annotations[AnnotationIssuedAt], now)
 	}
 	live.CA = secret.Data[c.Keys.CA]
 	return live
@@ -139,20 +139,26 @@ func (c *Certificate) nextObstacle(secret *corev1.Secret) *k8scsr.Finding {
 // readPending parses NAME-next, nil when there is none. A record that is
 // damaged is a problem of the attempt, which is then given up; it never keeps
 // the certificate from being renewed.
-func readPending(secret *corev1.Secret) (k8scsr.Pending, privateKey) {
+func readPending(secret *corev1.Secret, now time.Time) (k8scsr.Pending, privateKey) {
 	var p k8scsr.Pending
 	if secret == nil {
 		return p, privateKey{}
 	}
-	text, marked := secret.Annotations[AnnotationRecord]
-	if err := json.Unmarshal([]byte(text), &p.Record); err != nil || p.Version != k8scsr.RecordVersion {
-		p.Record = k8scsr.Record{}
-		p.Problem = "its record is missing"
-		if marked {
-			p.Problem = "its record is damaged or of another version"
-		}
-	}
 	data := secret.Data[nextKey]
+	text, marked := secret.Annotations[AnnotationRecord]
+	var read k8scsr.Record
+	err := json.Unmarshal([]byte(text), &read)
+	if err == nil {
+		p.Record, err = read.Checked(now)
+	}
+	switch {
+	case !marked:
+		p.Problem = "its record is missing"
+	case err != nil:
+		p.Problem = "its record is damaged or of another version: " + k8scsr.Plain(err.Error(), maxMessage)
+	case len(data) > 0 && p.CSRName == "":
+		p.Problem = "its record names no request"
+	}
 	if len(data) == 0 {
 		return p, privateKey{}
 	}

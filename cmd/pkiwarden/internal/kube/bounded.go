@@ -7,6 +7,15 @@ import (
 	"time"
 )
 
+// How much of an answer is read, in octets. An object of the 1.5 MiB that etcd
+// stores is at most 9.5 MiB of JSON, where every octet is escaped; a page of
+// several is to be asked for again as a smaller one.
+const (
+	maxBody   = 32 << 20
+	maxObject = 10 << 20 // a page of one object
+	maxPage   = 4 << 20  // a page of more
+)
+
 // bounded gives every request but a watch a deadline, to the last byte of its
 // answer, and a size cap. Watches last as long as their callers' contexts.
 type bounded struct {
@@ -16,9 +25,18 @@ type bounded struct {
 }
 
 func (b *bounded) RoundTrip(r *http.Request) (*http.Response, error) {
-	switch r.URL.Query().Get("watch") {
+	query := r.URL.Query()
+	switch query.Get("watch") {
 	case "1", "true":
 		return b.next.RoundTrip(r)
+	}
+	most := b.maxBody
+	switch query.Get("limit") {
+	case "", "0":
+	case "1":
+		most = min(most, maxObject)
+	default:
+		most = min(most, maxPage)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), b.timeout)
 	resp, err := b.next.RoundTrip(r.WithContext(ctx))
@@ -26,7 +44,7 @@ func (b *bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 		cancel()
 		return nil, err
 	}
-	resp.Body = &cancelBody{http.MaxBytesReader(nil, resp.Body, b.maxBody), cancel}
+	resp.Body = &cancelBody{http.MaxBytesReader(nil, resp.Body, most), cancel}
 	return resp, nil
 }
 

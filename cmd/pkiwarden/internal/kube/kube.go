@@ -43,7 +43,9 @@ type Cluster struct {
 // of the server's certificate.
 //
 // The client does not follow redirects, ends each request but a watch after
-// Options.Timeout, and reads at most 32 MiB of its answer. It does not wait and
+// Options.Timeout, and reads at most 32 MiB of its answer; of a page, which was
+// asked for with a limit, 4 MiB, or 10 MiB where the limit is one object. Beyond
+// that the error wraps [http.MaxBytesError]. It does not wait and
 // try again when the server asks for that (Retry-After): the error says so at
 // once, and whoever called decides. A token file is read again once a minute,
 // and after an answer 401.
@@ -75,7 +77,7 @@ func New(o Options) (*Cluster, error) {
 		timeout = 30 * time.Second
 	}
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
-		return &throttle{&bounded{next: next, timeout: timeout, maxBody: 32 << 20}}
+		return &throttle{&bounded{next: next, timeout: timeout, maxBody: maxBody}}
 	})
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {
