@@ -23,6 +23,10 @@ import (
 // own waits well below.
 const loopLate = 15 * time.Minute
 
+// lookLate is how long ago a certificate may have been looked at before it is not
+// known any more how it is: the looks are a minute apart at most.
+const lookLate = 3 * time.Minute
+
 // known is where an instance finds what its status shows. What the leader's work
 // is asked for is set while that work goes on, and gone with it.
 type known struct {
@@ -64,7 +68,7 @@ func (i *instance) status() ops.Status {
 	k.mu.Unlock()
 	now := i.now()
 	s := ops.Status{
-		At: utc(now), Version: i.build.Version, Identity: i.cluster.identity, Role: i.cfg.LeaderElection.Role,
+		At: utc(now), Version: i.build.Version, Identity: i.cluster.identity, Namespace: i.cluster.podNamespace(), Role: i.cfg.LeaderElection.Role,
 		Leadership: ops.Leadership{Leading: leading, Since: utc(since)},
 		Config:     ops.ConfigFile{File: i.cfg.File, Accepted: accepted, Since: utc(acceptedAt)},
 		Loops:      []ops.Loop{}, Deliveries: []ops.Delivery{}, Findings: append([]ops.Finding{}, i.findings.All()...),
@@ -77,10 +81,8 @@ func (i *instance) status() ops.Status {
 		s.Leadership.Lease = i.cluster.namespace + "/" + i.cfg.LeaderElection.Name
 		if leading {
 			s.Leadership.Leader = s.Identity
-		} else if holder, seenAt := lease.Holder(); holder == "" {
-			doubt("who leads: nobody was seen to hold Lease %s", s.Leadership.Lease)
-		} else if holder != s.Identity { // it is about to lead, or has just stopped
-			s.Leadership.Leader, s.Leadership.SeenAt = holder, utc(seenAt)
+		} else {
+			followed(&s.Leadership, lease, s.Identity, doubt)
 		}
 	}
 	s.Loops = loopsOf(i.loops.States(), now, doubt)
@@ -88,7 +90,8 @@ func (i *instance) status() ops.Status {
 		s.Deliveries = append(s.Deliveries, deliveryOf(d.Status(), doubt))
 	}
 	if leading && len(i.cfg.Certificates) > 0 {
-		s.Certificates = i.certificatesOf(certificates, doubt)
+		s.Certificates = i.certificatesOf(certificates, now, doubt)
+		s.Findings = append(expiredSince(s.Certificates, s.Findings), s.Findings...)
 	}
 	if leading && i.cfg.Vault.Address != "" {
 		s.Mounts = i.mountsOf(work, doubt)
@@ -98,6 +101,55 @@ func (i *instance) status() ops.Status {
 		s.Status = ops.Worse(s.Status, "warning")
 	}
 	return s
+}
+
+// followed is what an instance that does not lead knows of who does.
+func followed(l *ops.Leadership, lease elections, self string, doubt func(string, ...any)) {
+	lostAt, why := lease.Lost()
+	l.LostAt, l.LostWhy = utc(lostAt), text(why)
+	holder, seenAt := lease.Holder()
+	if holder != "" && holder != self { // itself: it is about to lead, or has just stopped
+		l.Leader, l.SeenAt = holder, utc(seenAt)
+		return
+	}
+	last, lastAt := lease.LastHolder()
+	l.LastLeader, l.LastSeenAt = last, utc(lastAt)
+	switch {
+	case holder != "":
+	case last == "":
+		doubt("who leads: nobody was seen to hold Lease %s", l.Lease)
+	case last == self:
+		doubt("who leads: nobody was seen to hold Lease %s since this instance did, last at %s", l.Lease, stamped(lastAt))
+	default:
+		doubt("who leads: nobody was seen to hold Lease %s since %s did, last seen at %s", l.Lease, last, stamped(lastAt))
+	}
+	if !lostAt.IsZero() {
+		doubt("certificates and mounts: nothing is known of them since %s, when this instance lost Lease %s%s", stamped(lostAt), l.Lease, because(l.LostWhy))
+	}
+}
+
+// elections is what [leader.Lease] tells.
+type elections interface {
+	Holder() (identity string, seenAt time.Time)
+	LastHolder() (identity string, seenAt time.Time)
+	Lost() (at time.Time, why error)
+}
+
+func because(why string) string {
+	if why == "" {
+		return ""
+	}
+	return ": " + why
+}
+
+func stamped(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// podNamespace is that of this pod; "" without Kubernetes.
+func (c *cluster) podNamespace() string {
+	if c.kube == nil {
+		return ""
+	}
+	return c.kube.Namespace
 }
 
 func loopsOf(states []loop.State, now time.Time, doubt func(string, ...any)) []ops.Loop {
@@ -139,18 +191,38 @@ func deliveryOf(d deliver.Status, doubt func(string, ...any)) ops.Delivery {
 	return out
 }
 
-func (i *instance) certificatesOf(statuses func() []issuer.Status, doubt func(string, ...any)) []ops.Certificate {
+func (i *instance) certificatesOf(statuses func() []issuer.Status, now time.Time, doubt func(string, ...any)) []ops.Certificate {
 	if statuses == nil {
 		doubt("certificates: looking at them has not begun")
 		return nil
 	}
 	out := []ops.Certificate{}
 	for _, c := range statuses() {
-		shown := certificateOf(c)
-		if shown.State == stateUnknown {
+		shown, unknown := certificateOf(c, now)
+		if unknown {
 			doubt("certificate %s: %s", c.Name, shown.Reason)
 		}
 		out = append(out, shown)
+	}
+	return out
+}
+
+// expiredSince are the findings of those certificates that have expired since
+// anybody looked.
+func expiredSince(certificates []ops.Certificate, found []ops.Finding) []ops.Finding {
+	var out []ops.Finding
+	for _, c := range certificates {
+		subject := "certificate " + c.Name
+		if c.State != stateExpired || slices.ContainsFunc(found, func(f ops.Finding) bool { return f.Rule == k8scsr.RuleExpired && f.Subject == subject }) {
+			continue
+		}
+		out = append(out, ops.Finding{
+			Rule: k8scsr.RuleExpired, Severity: string(k8scsr.Critical), Subject: subject,
+			Summary:  "the certificate expired " + stamped(c.NotAfter),
+			Evidence: "it was last observed at " + stamped(c.ObservedAt),
+			Remedy:   "see what keeps it from being looked at: the loop certificates, and the log",
+			Citation: "RFC 5280 section 4.1.2.5",
+		})
 	}
 	return out
 }
@@ -162,15 +234,26 @@ const (
 	stateHindered = "hindered"
 	stateHeldBack = "held-back"
 	stateUnknown  = "unknown"
+	stateExpired  = "expired"
 )
 
-func certificateOf(c issuer.Status) ops.Certificate {
-	out := ops.Certificate{
+// certificateOf is c as it is at now, and whether it is not known how it is.
+func certificateOf(c issuer.Status, now time.Time) (out ops.Certificate, unknown bool) {
+	looked := c.LookedAt
+	if c.ObservedAt.After(looked) {
+		looked = c.ObservedAt // by a look that has not ended
+	}
+	out = ops.Certificate{
 		Name: c.Name, Secret: c.Namespace + "/" + c.Secret, Paused: c.Paused,
 		Step: string(c.Step.Kind), Reason: oneLine(c.Step.Reason), ObservedAt: utc(c.ObservedAt), LookedAt: utc(c.LookedAt), NextAt: utc(c.NextAt),
 		NotBefore: utc(c.NotBefore), NotAfter: utc(c.NotAfter), RenewAt: utc(c.RenewAt), Adopted: c.Adopted, Request: c.Request,
 	}
 	switch {
+	case !looked.IsZero() && now.Sub(looked) > lookLate && now.Sub(c.NextAt) > lookLate:
+		out.State, out.Reason = stateUnknown, fmt.Sprintf("last looked at %s, and it should be once a minute", stamped(looked))
+		if c.Err != nil {
+			out.Reason += "; that look failed: " + text(c.Err)
+		}
 	case c.Err != nil:
 		out.State, out.Reason = stateUnknown, "the last look failed: "+text(c.Err)
 	case c.ObservedAt.IsZero():
@@ -186,13 +269,24 @@ func certificateOf(c issuer.Status) ops.Certificate {
 	default:
 		out.State = stateGood
 	}
+	unknown = out.State == stateUnknown
+	if !c.NotAfter.IsZero() && !now.Before(c.NotAfter) {
+		expired := "expired " + stamped(c.NotAfter)
+		switch {
+		case out.State == stateGood:
+			out.Reason = expired + ", and was not looked at since"
+		case !strings.Contains(out.Reason, expired):
+			out.Reason = expired + "; " + out.Reason
+		}
+		out.State = stateExpired
+	}
 	if f := c.Failure; f != nil {
 		out.LastFailure = &ops.Failure{Rule: f.Rule, Summary: oneLine(f.Summary), At: utc(f.At), InARow: c.Failures}
 	}
 	if c.NamesKnown {
 		out.Names = &ops.Names{DNS: c.DNSNames, IP: c.IPAddresses, URI: c.URIs}
 	}
-	return out
+	return out, unknown
 }
 
 // mountsOf joins what is known of the lists and of tidy.

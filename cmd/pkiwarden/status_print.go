@@ -89,7 +89,7 @@ var objectName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]*$`)
 func (p statusPrinter) notLeading() {
 	l := p.s.Leadership
 	const known = "certificates and mounts are known to the leader alone"
-	namespace, _, _ := strings.Cut(l.Lease, "/")
+	namespace := p.s.Namespace // the Lease may be in another one
 	pod := l.Leader
 	if at := strings.LastIndex(pod, "_"); at > 0 {
 		pod = pod[:at]
@@ -97,17 +97,21 @@ func (p statusPrinter) notLeading() {
 	switch {
 	case p.s.Role == config.RoleLocal:
 		p.line("Does not lead, and never will; %s: ask a candidate", known)
+	case pod == "" && !l.LostAt.IsZero():
+		p.line("Does not lead: led until %s, and lost the Lease%s", p.when(l.LostAt), because(l.LostWhy))
+		p.line("Who leads is not known; %s", known)
+	case pod == "" && l.LastLeader != "":
+		p.line("Does not lead, and who does is not known: the last was %s, seen %s; %s", l.LastLeader, p.when(l.LastSeenAt), known)
 	case pod == "":
 		p.line("Does not lead, and who does is not known; %s", known)
 	case !objectName.MatchString(pod) || namespace != "" && !objectName.MatchString(namespace):
 		p.line("Does not lead: %s does, seen %s; %s", l.Leader, p.when(l.SeenAt), known)
+	case namespace == "":
+		p.line("Does not lead: %s does, seen %s; %s: in its namespace", l.Leader, p.when(l.SeenAt), known)
+		p.line("  kubectl exec %s -c pkiwarden -- /pkiwarden status", pod)
 	default:
 		p.line("Does not lead: %s does, seen %s; %s:", l.Leader, p.when(l.SeenAt), known)
-		exec := "  kubectl exec " + pod
-		if namespace != "" {
-			exec = "  kubectl -n " + namespace + " exec " + pod
-		}
-		p.line("%s -c pkiwarden -- /pkiwarden status", exec)
+		p.line("  kubectl -n %s exec %s -c pkiwarden -- /pkiwarden status", namespace, pod)
 	}
 }
 
@@ -147,17 +151,34 @@ func (p statusPrinter) table(heading string, rows [][]string) {
 
 func (p statusPrinter) certificates() {
 	var rows [][]string
+	var oldest, newest time.Time
 	for _, c := range p.s.Certificates {
 		why := c.Reason
 		if c.LastFailure != nil && !strings.Contains(why, c.LastFailure.Summary) {
 			why += fmt.Sprintf("; the last attempt that failed, %s: %s", p.ago(c.LastFailure.At), c.LastFailure.Summary)
 		}
-		if c.State == stateUnknown && !c.ObservedAt.IsZero() {
+		switch {
+		case c.ObservedAt.IsZero():
+		case c.State == stateUnknown || p.s.At.Sub(c.ObservedAt) > lookLate:
 			why += fmt.Sprintf("; the dates are of %s", p.ago(c.ObservedAt))
+		default:
+			if oldest.IsZero() || c.ObservedAt.Before(oldest) {
+				oldest = c.ObservedAt
+			}
+			if c.ObservedAt.After(newest) {
+				newest = c.ObservedAt
+			}
 		}
 		rows = append(rows, []string{c.Name, c.State, p.when(c.NotAfter), p.when(c.RenewAt), why})
 	}
 	p.table("CERTIFICATE\tSTATE\tVALID UNTIL\tRENEWAL\tWHY", rows)
+	switch { // a look may be a minute old
+	case oldest.IsZero():
+	case p.ago(oldest) == p.ago(newest):
+		p.line("Certificates as observed %s", p.ago(oldest))
+	default:
+		p.line("Certificates as observed %s to %s", p.ago(oldest), p.ago(newest))
+	}
 }
 
 // ago is the distance alone.
@@ -279,9 +300,15 @@ func (p statusPrinter) tidies() {
 }
 
 func (p statusPrinter) findings() {
-	if len(p.s.Findings) == 0 {
+	switch none := len(p.s.Findings) == 0; {
+	case !p.s.Leadership.Leading && none:
+		p.out.WriteString("\nFindings: only this pod's are known, and it has none\n")
+	case !p.s.Leadership.Leading:
+		p.out.WriteString("\nFindings: only this pod's are known\n")
+	case none && len(p.s.Undetermined) > 0:
+		p.out.WriteString("\nNo findings of what is known\n")
+	case none:
 		p.out.WriteString("\nNo findings\n")
-		return
 	}
 	for _, f := range p.s.Findings {
 		p.out.WriteByte('\n')

@@ -42,6 +42,7 @@ Unknown: loop tidy fails: boom` + "\ufffd" + `[2J
 CERTIFICATE  STATE           VALID UNTIL                         RENEWAL                                   WHY
 consul       await-approval  -                                   -                                         request pkiwarden-x awaits approval by somebody else: kubectl certificate approve pkiwarden-x; the last attempt that failed, 10 minutes ago: request pkiwarden-w was denied: no
 vault        good            2026-03-11 12:00:00 UTC, in 10 days  2026-03-03 13:00:00 UTC, in 2 days 1 hour  good until then
+Certificates as observed 2 seconds ago
 
 DELIVERY  IN PLACE  VALID UNTIL                          LEAF          ADDRESS         SERVED   WHY NOT
 vault     yes       2026-03-11 12:00:00 UTC, in 10 days  001122334455  127.0.0.1:8200  yes      -
@@ -153,19 +154,54 @@ func TestStatusVerdicts(t *testing.T) {
 
 func TestStatusOfAFollower(t *testing.T) {
 	for name, tt := range map[string]struct{ leadership, role, want string }{
-		"known": {`{"leading":false,"since":"2026-03-01T11:00:00Z","lease":"vault/pkiwarden","leader":"vault-0_ABCD","seenAt":"2026-03-01T11:59:59Z"}`, "candidate",
+		"known": {`{"leading":false,"since":"2026-03-01T11:00:00Z","lease":"pkiwarden/pkiwarden","leader":"vault-0_ABCD","seenAt":"2026-03-01T11:59:59Z"}`, "candidate",
 			"Does not lead: vault-0_ABCD does, seen 2026-03-01 11:59:59 UTC, 1 second ago; certificates and mounts are known to the leader alone:\n  kubectl -n vault exec vault-0 -c pkiwarden -- /pkiwarden status\n"},
 		"unknown": {`{"leading":false,"lease":"vault/pkiwarden"}`, "candidate",
 			"Does not lead, and who does is not known; certificates and mounts are known to the leader alone\n"},
+		"unknown by now": {`{"leading":false,"lease":"vault/pkiwarden","lastLeader":"vault-0_ABCD","lastSeenAt":"2026-03-01T11:59:00Z"}`, "candidate",
+			"Does not lead, and who does is not known: the last was vault-0_ABCD, seen 2026-03-01 11:59:00 UTC, 1 minute ago; certificates and mounts are known to the leader alone\n"},
+		"lost": {`{"leading":false,"lease":"vault/pkiwarden","lastLeader":"vault-1_X","lastSeenAt":"2026-03-01T11:59:00Z","lostAt":"2026-03-01T11:59:10Z","lostWhy":"getting it: connection refused"}`, "candidate",
+			"Does not lead: led until 2026-03-01 11:59:10 UTC, 50 seconds ago, and lost the Lease: getting it: connection refused\nWho leads is not known; certificates and mounts are known to the leader alone\n"},
 		"local": {`{"leading":false}`, "local",
 			"Does not lead, and never will; certificates and mounts are known to the leader alone: ask a candidate\n"},
 		"nothing to type": {`{"leading":false,"lease":"vault/pkiwarden","leader":"x; rm -rf ~ #_A","seenAt":"2026-03-01T11:59:59Z"}`, "candidate",
 			"Does not lead: x; rm -rf ~ #_A does, seen 2026-03-01 11:59:59 UTC, 1 second ago; certificates and mounts are known to the leader alone\n"},
 	} {
-		body := strings.Replace(document("ok", `"leadership":`+tt.leadership), `"role":"candidate"`, `"role":"`+tt.role+`"`, 1)
+		body := strings.Replace(document("ok", `"namespace":"vault","leadership":`+tt.leadership), `"role":"candidate"`, `"role":"`+tt.role+`"`, 1)
 		code, out, _ := ask(t, noon, "--address", answering(t, 200, "application/json", body))
-		if code != 0 || !strings.Contains(out, "\n"+tt.want) || strings.Contains(out, "CERTIFICATE") || name != "known" && strings.Contains(out, "kubectl") {
+		if code != 0 || !strings.Contains(out, "\n"+tt.want) || strings.Contains(out, "CERTIFICATE") ||
+			strings.Contains(out, "No findings") || !strings.Contains(out, "\nFindings: only this pod's are known, and it has none\n") || name != "known" && strings.Contains(out, "kubectl") {
 			t.Errorf("%s: exit code %d\n%s\nwant\n%s", name, code, out, tt.want)
+		}
+	}
+}
+
+// An older instance does not say its namespace; that of the Lease may be another.
+func TestStatusOfAFollowerWithoutNamespace(t *testing.T) {
+	_, out, _ := ask(t, noon, "--address", answering(t, 200, "application/json", document("ok",
+		`"leadership":{"leading":false,"lease":"pkiwarden/pkiwarden","leader":"vault-0_ABCD","seenAt":"2026-03-01T11:59:59Z"}`)))
+	if want := "known to the leader alone: in its namespace\n  kubectl exec vault-0 -c pkiwarden -- /pkiwarden status\n"; !strings.Contains(out, want) {
+		t.Errorf("it prints\n%s\nwant\n%s", out, want)
+	}
+}
+
+// What is printed says how old it is, and what it does not know.
+func TestStatusSaysHowOldItIs(t *testing.T) {
+	certificate := func(name, state, observedAt string) string {
+		return `{"name":"` + name + `","secret":"n/s","paused":false,"state":"` + state + `","reason":"r","observedAt":"2026-03-01T` + observedAt + `Z"}`
+	}
+	leader := `"leadership":{"leading":true},"certificates":[`
+	for name, tt := range map[string]struct{ document, want string }{
+		"one": {leader + certificate("a", "good", "11:59:26") + "]", "r\nCertificates as observed 34 seconds ago\n\nNo findings"},
+		"two": {leader + certificate("a", "good", "11:59:26") + "," + certificate("b", "good", "11:59:58") + "]", "r\nCertificates as observed 34 seconds ago to 2 seconds ago\n"},
+		"old": {leader + certificate("a", "expired", "11:00:00") + "," + certificate("b", "unknown", "11:59:58") + `],"undetermined":["certificate b: r"]`,
+			"r; the dates are of 1 hour ago\nb unknown - - r; the dates are of 2 seconds ago\n\nNo findings of what is known"},
+		"a follower with findings": {`"leadership":{"leading":false},"findings":[{"rule":"x","severity":"warning","subject":"s","summary":"t"}]`,
+			"\nFindings: only this pod's are known\n\nWARNING x: s\n"},
+	} {
+		_, out, _ := ask(t, noon, "--address", answering(t, 200, "application/json", document("ok", tt.document)))
+		if !strings.Contains(spaced(out), tt.want) {
+			t.Errorf("%s: it prints\n%s\nwant\n%s", name, spaced(out), tt.want)
 		}
 	}
 }

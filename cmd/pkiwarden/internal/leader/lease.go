@@ -34,6 +34,13 @@ type Lease struct {
 	o           LeaseOptions
 	callTimeout time.Duration
 	lock        atomic.Pointer[lock] // of the campaign; nil before
+	loss        atomic.Pointer[loss] // nil: none, or it leads again
+}
+
+// loss is how leadership slipped away.
+type loss struct {
+	at  time.Time
+	why error
 }
 
 // NewLease makes an elector. It speaks to nobody yet.
@@ -95,6 +102,26 @@ func (l *Lease) Holder() (identity string, seenAt time.Time) {
 	return lock.seen()
 }
 
+// LastHolder is who was last known to hold the Lease, this instance included,
+// however long ago that was; "" where nobody was. It makes no request.
+func (l *Lease) LastHolder() (identity string, seenAt time.Time) {
+	lock := l.lock.Load()
+	if lock == nil {
+		return "", time.Time{}
+	}
+	return lock.last()
+}
+
+// Lost is when this instance last lost the Lease while it led, and what then
+// kept it from renewing it; nil where nothing did, so that another one had taken
+// it. The time is zero where it never lost it, or leads again.
+func (l *Lease) Lost() (at time.Time, why error) {
+	if lost := l.loss.Load(); lost != nil {
+		return lost.at, lost.why
+	}
+	return time.Time{}, nil
+}
+
 // campaign campaigns until it has led and no longer does, or until ctx ends.
 func (l *Lease) campaign(ctx context.Context, lock *lock, lead func(ctx context.Context)) error {
 	// The election outlives ctx: while lead winds down, the Lease is renewed.
@@ -113,6 +140,7 @@ func (l *Lease) campaign(ctx context.Context, lock *lock, lead func(ctx context.
 			OnStartedLeading: func(held context.Context) {
 				t.serve(ctx, held, func(leading context.Context) {
 					l.o.Log.Info("leading", "identity", l.o.Identity)
+					l.loss.Store(nil)
 					l.o.OnChange(true)
 					lead(leading)
 				})
@@ -135,6 +163,9 @@ func (l *Lease) campaign(ctx context.Context, lock *lock, lead func(ctx context.
 	defer stop()
 	elector.Run(election)
 	led, lost := t.join()
+	if lost {
+		l.loss.Store(&loss{time.Now(), lock.why()})
+	}
 	if led {
 		l.o.OnChange(false)
 	}

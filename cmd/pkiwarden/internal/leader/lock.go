@@ -25,7 +25,9 @@ type lock struct {
 
 	mu      sync.Mutex
 	failing string // the verb that failed last; "" while all is well
+	failure error  // how it failed
 	held    bool   // our last write made us the holder
+	heldAt  time.Time
 	holder  string // as it was read last
 	seenAt  time.Time
 	renewal metav1.Time // by the holder, on its clock
@@ -112,6 +114,29 @@ func (l *lock) wrote(err error) {
 	// After an error a write may have happened all the same, so a loss of
 	// knowledge never unsets held; release looks at the Lease itself.
 	l.held = l.held || err == nil
+	if err == nil {
+		l.heldAt = time.Now()
+	}
+}
+
+// last is who was last known to hold the Lease, this instance included.
+func (l *lock) last() (holder string, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.heldAt.After(l.seenAt) {
+		return l.o.Identity, l.heldAt
+	}
+	if l.holder == "" {
+		return "", time.Time{}
+	}
+	return l.holder, l.seenAt
+}
+
+// why is what fails now; nil while nothing does.
+func (l *lock) why() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failure
 }
 
 // report tells the condition of one outcome. A get that works says nothing of
@@ -122,10 +147,11 @@ func (l *lock) report(verb string, err error) {
 	switch {
 	case err != nil:
 		l.failing = verb
-		l.condition.Set(kube.Explain(err, verb, leases, l.o.Namespace, l.o.Name))
+		l.failure = kube.Explain(err, verb, leases, l.o.Namespace, l.o.Name)
+		l.condition.Set(l.failure)
 	case l.failing != "" && verb == "get" && l.failing != "get":
 	default:
-		l.failing = ""
+		l.failing, l.failure = "", nil
 		l.condition.Set(nil)
 	}
 }

@@ -18,8 +18,9 @@ type Status struct {
 
 	At         time.Time  `json:"at"` // when this document was made
 	Version    string     `json:"version"`
-	Identity   string     `json:"identity"` // of this instance, as the Lease would name it
-	Role       string     `json:"role"`     // candidate or local, which never leads
+	Identity   string     `json:"identity"`            // of this instance, as the Lease would name it
+	Namespace  string     `json:"namespace,omitempty"` // of this instance's pod, and so of the other candidates: those of one Lease are replicas of one workload
+	Role       string     `json:"role"`                // candidate or local, which never leads
 	Leadership Leadership `json:"leadership"`
 	Config     ConfigFile `json:"config"`
 	Loops      []Loop     `json:"loops"`
@@ -38,10 +39,18 @@ type Status struct {
 // Leadership is who does the cluster's work.
 type Leadership struct {
 	Leading bool      `json:"leading"`
-	Since   time.Time `json:"since,omitzero"`  // of Leading, as it is
-	Lease   string    `json:"lease,omitempty"` // NAMESPACE/NAME, where a Lease decides
-	Leader  string    `json:"leader,omitempty"`
-	SeenAt  time.Time `json:"seenAt,omitzero"` // when this instance last saw that Leader holds the Lease
+	Since   time.Time `json:"since,omitzero"`   // of Leading, as it is
+	Lease   string    `json:"lease,omitempty"`  // NAMESPACE/NAME, where a Lease decides
+	Leader  string    `json:"leader,omitempty"` // absent: it is not known by now
+	SeenAt  time.Time `json:"seenAt,omitzero"`  // when this instance last saw that Leader holds the Lease
+
+	// Where Leader is not known: who held the Lease last, this instance included.
+	LastLeader string    `json:"lastLeader,omitempty"`
+	LastSeenAt time.Time `json:"lastSeenAt,omitzero"`
+
+	// Where this instance led and lost the Lease, until it leads again.
+	LostAt  time.Time `json:"lostAt,omitzero"`
+	LostWhy string    `json:"lostWhy,omitempty"` // why it could not be renewed; absent: another instance had taken it
 }
 
 // ConfigFile is the configuration in force.
@@ -72,7 +81,10 @@ type Certificate struct {
 	// what somebody has to remove), held-back (a new one is wanted, and it is too
 	// early to ask), unknown (the last look failed, or there was none yet), or the
 	// step of its lifecycle: await-approval, await-issue, and, for a moment each,
-	// those that pkiwarden takes itself.
+	// those that pkiwarden takes itself. Two are judged by At: expired (NotAfter
+	// has passed, whatever it waits for), and unknown also where the last look was
+	// three minutes ago, since there is one at least once a minute; an expired one
+	// of which as little is known is in Undetermined.
 	State      string    `json:"state"`
 	Step       string    `json:"step,omitempty"`      // of the lifecycle, "nothing" while there is none to take
 	Reason     string    `json:"reason,omitempty"`    // why it was not renewed yet, in words
