@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -273,5 +274,64 @@ func TestEventsHoldNoKey(t *testing.T) {
 	}
 	if !strings.Contains(s.told(), "CertificateBroken") {
 		t.Errorf("told %s", s.told())
+	}
+}
+
+// TestEventsCutOff: a write that ends since the work ends is no failure: the
+// event is written then, and only what hinders that is said.
+func TestEventsCutOff(t *testing.T) {
+	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "events"}, "", errors.New("RBAC says no"))
+	for name, c := range map[string]struct {
+		later error // of writes after the work ended
+		all   int   // events stored
+		said  string
+	}{
+		"written at the end":    {nil, 1, ""},
+		"no right, at the end":  {forbidden, 0, "permission denied"},
+		"API error, at the end": {apierrors.NewInternalError(errors.New("etcd is gone")), 0, "etcd is gone"},
+	} {
+		t.Run(strings.NewReplacer(" ", "_", ",", "").Replace(name), func(t *testing.T) {
+			cs := fake.NewClientset()
+			ctx, cancel := context.WithCancel(t.Context())
+			l := newTeller(cs, 0)
+			cs.PrependReactor("create", "events", func(clienttesting.Action) (bool, runtime.Object, error) {
+				if ctx.Err() == nil {
+					cancel()
+					return true, nil, &url.Error{Op: "Post", URL: "https://api/events", Err: context.Canceled}
+				}
+				return c.later != nil, nil, c.later
+			})
+			l.say(liveSecret, k8scsr.Event{Reason: "CertificateIssued", Message: "m"})
+			if err := (&Issuer{events: l.events}).Events(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if all := stored(t, cs); len(all) != c.all || len(all) > 0 && all[0].Count != 1 {
+				t.Errorf("stored %+v", all)
+			}
+			if n := strings.Count(l.log.String(), "level="); c.said == "" && n != 0 || c.said != "" && (n != 1 || !strings.Contains(l.log.String(), c.said)) {
+				t.Errorf("log:\n%s", &l.log)
+			}
+		})
+	}
+}
+
+// TestEventsCutOffAreNotTries: however often that happens, none is given up.
+func TestEventsCutOffAreNotTries(t *testing.T) {
+	cs := fake.NewClientset()
+	cut := true
+	cs.PrependReactor("create", "events", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return cut, nil, context.Canceled
+	})
+	l := newTeller(cs, 0)
+	l.say(liveSecret, k8scsr.Event{Reason: "CertificateIssued", Message: "m"})
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 20 {
+		l.flush(over)
+	}
+	cut = false
+	l.flush(t.Context())
+	if len(stored(t, cs)) != 1 || l.log.Len() != 0 {
+		t.Errorf("%d events; log:\n%s", len(stored(t, cs)), &l.log)
 	}
 }

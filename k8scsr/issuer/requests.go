@@ -56,7 +56,7 @@ func ownRequests[T any](ctx context.Context, i *Issuer, selector string, us k8sc
 		switch {
 		case err == nil:
 		case tooLarge(err) && o.Limit > 1:
-			o.Limit, careful = max(1, o.Limit/4), asCareful
+			o.Limit, careful = max(1, o.Limit/2), asCareful
 			continue
 		case apierrors.IsResourceExpired(err) && o.Continue != "" && restarts < maxRestart:
 			own, o.Continue, seen = nil, "", 0
