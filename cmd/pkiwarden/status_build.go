@@ -124,7 +124,7 @@ func followed(l *ops.Leadership, lease elections, self string, doubt func(string
 		doubt("who leads: nobody was seen to hold Lease %s since %s did, last seen at %s", l.Lease, last, stamped(lastAt))
 	}
 	if !lostAt.IsZero() {
-		doubt("certificates and mounts: nothing is known of them since %s, when this instance lost Lease %s%s", stamped(lostAt), l.Lease, because(l.LostWhy))
+		doubt("certificates and mounts: nothing is known of them since %s, when this instance lost Lease %s", stamped(lostAt), l.Lease)
 	}
 }
 
@@ -133,13 +133,6 @@ type elections interface {
 	Holder() (identity string, seenAt time.Time)
 	LastHolder() (identity string, seenAt time.Time)
 	Lost() (at time.Time, why error)
-}
-
-func because(why string) string {
-	if why == "" {
-		return ""
-	}
-	return ": " + why
 }
 
 func stamped(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -207,7 +207,7 @@ func TestFollowed(t *testing.T) {
 			ops.Leadership{LastLeader: "a", LastSeenAt: at, LostAt: at.Add(10 * time.Second), LostWhy: "connection; refused"},
 			[]string{
 				"who leads: nobody was seen to hold Lease n/l since this instance did, last at 2026-03-01T12:00:00Z",
-				"certificates and mounts: nothing is known of them since 2026-03-01T12:00:10Z, when this instance lost Lease n/l: connection; refused",
+				"certificates and mounts: nothing is known of them since 2026-03-01T12:00:10Z, when this instance lost Lease n/l",
 			}},
 		{"it was taken", election{holder: "b", seenAt: at, last: "b", lastAt: at, lostAt: at}, ops.Leadership{Leader: "b", SeenAt: at, LostAt: at}, nil},
 	} {

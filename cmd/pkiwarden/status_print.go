@@ -98,7 +98,7 @@ func (p statusPrinter) notLeading() {
 	case p.s.Role == config.RoleLocal:
 		p.line("Does not lead, and never will; %s: ask a candidate", known)
 	case pod == "" && !l.LostAt.IsZero():
-		p.line("Does not lead: led until %s, and lost the Lease%s", p.when(l.LostAt), because(l.LostWhy))
+		p.line("Does not lead: led until %s, and lost the Lease: %s", p.when(l.LostAt), cmp.Or(l.LostWhy, "another instance had taken it"))
 		p.line("Who leads is not known; %s", known)
 	case pod == "" && l.LastLeader != "":
 		p.line("Does not lead, and who does is not known: the last was %s, seen %s; %s", l.LastLeader, p.when(l.LastSeenAt), known)

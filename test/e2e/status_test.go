@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/pkiwarden/pkiwarden/test/e2e/servers"
@@ -14,12 +15,15 @@ import (
 
 // statusDocument is what the stories look at of /status.json.
 type statusDocument struct {
-	Status, Identity, Role string
-	Leadership             struct {
-		Leading bool
-		Leader  string
-		SeenAt  time.Time
+	Status, Identity, Namespace, Role string
+	Undetermined                      []string
+	Leadership                        struct {
+		Leading                    bool
+		Leader, LastLeader         string
+		SeenAt, LastSeenAt, LostAt time.Time
+		LostWhy                    string
 	}
+	Findings     []struct{ Rule, Subject, Evidence, Remedy string }
 	Certificates []struct {
 		Name, State, Reason, Request string
 		NotAfter                     time.Time
@@ -153,4 +157,65 @@ func leaderShows(w *world.World, pod *world.Pod, mount string, limit int64) func
 		}
 		return fmt.Errorf("mounts %+v", s.Mounts)
 	}
+}
+
+// Sidecars whose Lease is in another namespace, as they are shipped: the one
+// that does not lead says where its leader's pod is, and a leader that loses the
+// Lease says so, and claims nothing any more.
+func TestStatusOfWhoLeadsNot(t *testing.T) {
+	ctx, w := start(t, world.Options{})
+	set := map[string]any{"deliver": []any{}, "certificates": []any{certificate(world.CertificateName, map[string]any{
+		"approve": false, "secret": map[string]any{"namespace": world.Namespace, "name": world.SecretName},
+	})}}
+	first, err := w.StartPod(ctx, world.PodOptions{Name: "vault-0", Set: set})
+	must(t, err)
+	second, err := w.StartPod(ctx, world.PodOptions{Name: "vault-1", Set: set})
+	must(t, err)
+	var leader *world.Pod
+	eventually(t, ctx, 20*time.Second, "one leads", oneLeader([]*world.Pod{first, second}, &leader))
+	other := first
+	if leader == first {
+		other = second
+	}
+	if leader.Identity.Namespace == world.ControllerNamespace {
+		t.Fatal("its Lease is in its own namespace")
+	}
+	eventually(t, ctx, 10*time.Second, "the other one says how to ask it", followerNames(w, other, leader))
+	eventually(t, ctx, 20*time.Second, "a first certificate that waits says for what", func(ctx context.Context) error {
+		s, err := statusOf(ctx, w, leader)
+		if err != nil {
+			return err
+		}
+		for _, f := range s.Findings {
+			if f.Rule == "certificate-missing" && len(s.Certificates) == 1 && s.Certificates[0].Request != "" && strings.Contains(f.Remedy, "kubectl certificate approve "+s.Certificates[0].Request) {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", s)
+	})
+
+	must(t, w.Kubernetes.APIServer.Kill())
+	var lost statusDocument
+	eventually(t, ctx, 40*time.Second, "the leader says that it lost the Lease", func(ctx context.Context) error {
+		if lost, err = statusOf(ctx, w, leader); err == nil && lost.Leadership.LostAt.IsZero() {
+			err = fmt.Errorf("%+v", lost)
+		}
+		return err
+	})
+	eventually(t, ctx, 20*time.Second, "and that it was the last to hold it", func(ctx context.Context) error {
+		if lost, err = statusOf(ctx, w, leader); err == nil && (lost.Leadership.LastLeader != lost.Identity || lost.Leadership.LastSeenAt.After(lost.Leadership.LostAt)) {
+			err = fmt.Errorf("%+v", lost)
+		}
+		return err
+	})
+	if all := strings.Join(lost.Undetermined, "\n"); lost.Status != "unknown" || lost.Certificates != nil || !strings.Contains(lost.Leadership.LostWhy, "cannot be reached") ||
+		!strings.Contains(all, "since this instance did") || !strings.Contains(all, "certificates and mounts: nothing is known of them since") {
+		t.Errorf("%+v", lost)
+	}
+	result, err := runStatus(ctx, w, leader)
+	must(t, err)
+	if result.ExitCode != 3 || strings.Contains(result.Stdout, "No findings") || !strings.Contains(result.Stdout, "Findings: only this pod's are known") || !strings.Contains(result.Stdout, "Does not lead: led until ") {
+		t.Errorf("exit code %d\n%s", result.ExitCode, result.Stdout)
+	}
+	t.Logf("it prints\n%s", result.Stdout)
 }

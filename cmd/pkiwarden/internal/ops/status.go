@@ -264,6 +264,7 @@ func (s Status) cut(n int) Status {
 	if left != (LeftOut{}) {
 		s.LeftOut = &left
 	}
+	shorten(&s.Leadership.LostWhy)
 	shorten(each(s.Undetermined, func(t *string) []*string { return []*string{t} })...)
 	shorten(each(s.Loops, func(l *Loop) []*string { return []*string{&l.LastError} })...)
 	for i := range s.Certificates {

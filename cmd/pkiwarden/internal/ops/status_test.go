@@ -83,6 +83,7 @@ func TestStatusIsBounded(t *testing.T) {
 		s.Findings = append(s.Findings, Finding{Rule: "r", Evidence: long})
 	}
 	s.Findings[0].Rule = "the most severe"
+	s.Leadership.LostWhy = long
 	data, err := s.encode()
 	if err != nil {
 		t.Fatal(err)
@@ -100,6 +101,9 @@ func TestStatusIsBounded(t *testing.T) {
 	}
 	if got.Findings[0].Rule != "the most severe" || len(got.Findings[0].Evidence) > 2010 || !strings.HasSuffix(got.Findings[0].Evidence, "ä…") {
 		t.Errorf("the first finding: %.40s, %d octets", got.Findings[0].Rule, len(got.Findings[0].Evidence))
+	}
+	if n := len(got.Leadership.LostWhy); n > 2010 {
+		t.Errorf("why it lost the Lease has %d octets", n)
 	}
 	if c := got.Certificates[0]; len(c.Names.DNS) != 100 || c.Names.LeftOut != 400 {
 		t.Errorf("%d names, %d left out", len(c.Names.DNS), c.Names.LeftOut)
