@@ -24,6 +24,9 @@ type outlook struct {
 	seen     version       // of the request that it waits for
 	period   time.Duration // from one renewal to the next, as was granted; 0 where that is not known
 
+	settled  bool      // an answer of the API can be taken as it is; see tooSoon
+	deniedAt time.Time // for the first time before that
+
 	about corev1.ObjectReference     // what its events are about
 	done  []k8scsr.Event             // of the steps of the look under way
 	said  map[k8scsr.Event]time.Time // of the findings, and when
@@ -41,7 +44,7 @@ type version struct{ name, resourceVersion string }
 // certificate that fails does not stop the others; their errors are joined. The
 // findings of all are reported.
 func (i *Issuer) Once(ctx context.Context) (next time.Time, err error) {
-	return i.round(ctx, func(*Certificate, *outlook) bool { return true })
+	return i.round(ctx, false, func(*Certificate, *outlook) bool { return true })
 }
 
 // OnceUntil is Once for those certificates whose own time has come, or whose
@@ -49,13 +52,18 @@ func (i *Issuer) Once(ctx context.Context) (next time.Time, err error) {
 // whose last look failed, also of those that were not looked at now: as long as
 // one is not known, all is not well. The time holds then, too: a certificate
 // that fails has a back-off of its own, which does not slow the others.
+//
+// A right that is missing at first, or right after the API gave no answer, is
+// unknown for five seconds, in which it is looked at again, and critical then.
 func (i *Issuer) OnceUntil(ctx context.Context) (next time.Time, err error) {
-	return i.round(ctx, func(c *Certificate, o *outlook) bool {
+	return i.round(ctx, true, func(c *Certificate, o *outlook) bool {
 		return o.pace.Due(i.now()) || o.err == nil && i.requestChanged(c, o.seen)
 	})
 }
 
-func (i *Issuer) round(ctx context.Context, due func(*Certificate, *outlook) bool) (next time.Time, err error) {
+// round looks at those that are due. One that goes on, unlike one that is alone,
+// can wait for a better answer.
+func (i *Issuer) round(ctx context.Context, goesOn bool, due func(*Certificate, *outlook) bool) (next time.Time, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.identity = k8scsr.Identity{}
@@ -76,11 +84,18 @@ func (i *Issuer) round(ctx context.Context, due func(*Certificate, *outlook) boo
 			return next, ctx.Err()
 		}
 		now := i.now()
+		tooSoon := o.tooSoon(err, now) && goesOn
 		if err == nil {
 			o.pace = o.pace.Looked(now, earlier(at, now.Add(i.interval)))
 		} else {
+			f := findingOf(c, err)
+			if tooSoon {
+				o.pace = k8scsr.Pace{}
+				f.Rule, f.Severity = k8scsr.RuleUnknown, k8scsr.Unknown
+				f.Remedy = "wait some seconds: an API server that has just started does not know the roles yet; if it stays so, " + f.Remedy
+			}
 			o.pace = o.pace.Failed(now, askedFor(err), i.chance())
-			found = append(found, findingOf(c, err))
+			found = append(found, f)
 			if undialled(err) {
 				down = err
 			}
@@ -91,6 +106,28 @@ func (i *Issuer) round(ctx context.Context, due func(*Certificate, *outlook) boo
 		o.done = nil
 	}
 	return i.sum(next)
+}
+
+// settling is how long an API server that has just started may refuse what the
+// roles allow, since it has not read them yet.
+const settling = 5 * time.Second
+
+// tooSoon tells that how a look at now ended does not prove that a right is
+// missing: no look worked before, or the API gave no answer at the last one.
+func (o *outlook) tooSoon(err error, now time.Time) bool {
+	switch {
+	case err != nil && !denied(err):
+		o.settled, o.deniedAt = o.settled && !Undetermined(err), time.Time{}
+		return false
+	case err == nil, !o.deniedAt.IsZero() && now.Sub(o.deniedAt) >= settling:
+		o.settled = true
+	case o.deniedAt.IsZero() || now.Before(o.deniedAt):
+		o.deniedAt = now
+	}
+	if o.settled {
+		o.deniedAt = time.Time{}
+	}
+	return !o.settled
 }
 
 // errPanic is a fault of this program, met while it looked at a certificate.

@@ -261,3 +261,62 @@ func TestCallsOfARenewal(t *testing.T) {
 	}
 	t.Logf("%d calls: %v, and %d for the record", len(cs.Actions()), calls, state.gets+state.puts)
 }
+
+// TestRightsOfAStartingServer: an API server that has just started refuses what
+// the roles allow. That is unknown for some seconds, and looked at again soon;
+// what is refused for longer, or was not before, is critical.
+func TestRightsOfAStartingServer(t *testing.T) {
+	c := newCluster(t)
+	cs := c.process("pod-a").client()
+	away := false
+	failing(cs, "vault-tls", func() error {
+		if away {
+			return &net.OpError{Op: "dial", Err: errors.New("connection refused")}
+		}
+		return nil
+	})
+	s := c.issuerOn(cs, nil, vaultTLS())
+	look := func() k8scsr.Finding {
+		t.Helper()
+		next, _ := s.OnceUntil(t.Context())
+		if pause := next.Sub(c.now); len(s.findings) != 1 || pause > time.Second && s.findings[0].Severity == k8scsr.Unknown {
+			t.Fatalf("again after %v, findings %+v", pause, s.findings)
+		}
+		c.now = next
+		return s.findings[0]
+	}
+	lasts := func(when string) {
+		t.Helper()
+		begin := c.now
+		c.denied["get secrets"] = true
+		f := look()
+		for f.Severity == k8scsr.Unknown && c.now.Sub(begin) < time.Minute {
+			if !strings.Contains(f.Summary, "permission denied") || !strings.Contains(f.Remedy, "grant it") {
+				t.Fatalf("%s: %+v", when, f)
+			}
+			f = look()
+		}
+		if after := c.now.Sub(begin); f.Rule != k8scsr.RulePermission || f.Severity != k8scsr.Critical || after < 5*time.Second || after > 8*time.Second {
+			t.Errorf("%s: after %v %+v", when, after, f)
+		}
+	}
+	lasts("at the start")
+	away = true
+	for range 8 {
+		c.now = c.now.Add(time.Minute)
+		s.OnceUntil(t.Context())
+	}
+	away, c.now = false, c.now.Add(time.Minute)
+	lasts("after it was away")
+
+	clear(c.denied)
+	c.now = c.now.Add(time.Minute)
+	if s.OnceUntil(t.Context()); len(s.findings) != 0 {
+		t.Fatalf("all is well: %+v", s.findings)
+	}
+	c.denied["get secrets"] = true
+	c.now = c.now.Add(time.Minute)
+	if f := look(); f.Rule != k8scsr.RulePermission || f.Severity != k8scsr.Critical {
+		t.Errorf("taken away while it works: %+v", f)
+	}
+}
