@@ -3,8 +3,9 @@ package k8scsr
 import (
 	"cmp"
 	"crypto"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -73,12 +74,28 @@ const (
 // requestPrefix begins the name of every request.
 const requestPrefix = "pkiwarden-"
 
-var (
-	// objectName is a DNS-1123 subdomain, as the API demands it of a request
-	// (kubernetes apimachinery pkg/util/validation).
-	objectName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
-	leafID     = regexp.MustCompile(`^(none|[0-9a-f]{64})$`)
-)
+// ourRequest tells whether the name can be that of a request of ours: it has the
+// prefix, and is a DNS-1123 subdomain, as the API demands (kubernetes
+// apimachinery pkg/util/validation). Any other one could not even be asked for.
+func ourRequest(name string) bool {
+	if len(name) > 253 || !strings.HasPrefix(name, requestPrefix) {
+		return false
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || strings.Trim(label, "-") != label || !only(label, "abcdefghijklmnopqrstuvwxyz0123456789-") {
+			return false
+		}
+	}
+	return true
+}
+
+// isLeafID tells whether it can be what LeafID returns.
+func isLeafID(id string) bool {
+	return id == LeafID(nil) || len(id) == hex.EncodedLen(sha256.Size) && only(id, "0123456789abcdef")
+}
+
+// only tells whether the text has none but these characters.
+func only(text, characters string) bool { return strings.Trim(text, characters) == "" }
 
 // Checked is a record as it may be used that was read at now: its texts are
 // plain. The error says which of its values this package never writes; such a
@@ -93,9 +110,9 @@ func (r Record) Checked(now time.Time) (Record, error) {
 		return Record{}, fmt.Errorf("attempts has %d entries, more than %d", len(r.Attempts), maxAttempts)
 	case len(r.PodUIDs) > maxPods:
 		return Record{}, fmt.Errorf("podUIDs has %d entries, more than %d", len(r.PodUIDs), maxPods)
-	case r.Replace != "" && !leafID.MatchString(r.Replace):
+	case r.Replace != "" && !isLeafID(r.Replace):
 		return Record{}, fmt.Errorf("replace is %q, not the SHA-256 of a certificate in hexadecimal", Plain(r.Replace, maxToken))
-	case r.CSRName != "" && (len(r.CSRName) > 253 || !strings.HasPrefix(r.CSRName, requestPrefix) || !objectName.MatchString(r.CSRName)):
+	case r.CSRName != "" && !ourRequest(r.CSRName):
 		return Record{}, fmt.Errorf("csrName is %q, not the name of a request of ours", Plain(r.CSRName, maxToken))
 	}
 	times, tokens := []time.Time{r.StoredAt, r.RetryAt}, append([]string{r.Wanted, r.CSRUID}, r.PodUIDs...)

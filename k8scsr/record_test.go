@@ -24,6 +24,16 @@ func TestRecordsAreChecked(t *testing.T) {
 	if _, err := keptRecord().Checked(epoch.Add(-24 * time.Hour)); err != nil {
 		t.Errorf("a clock that jumped back a day: %v", err)
 	}
+	for _, edit := range []func(*Record){
+		func(r *Record) { r.Replace = strings.Repeat("0a", 32) },
+		func(r *Record) { r.CSRName = "pkiwarden-vault.tls-1-" + strings.Repeat("a", 231) },
+	} {
+		r := keptRecord()
+		edit(&r)
+		if _, err := r.Checked(epoch); err != nil {
+			t.Errorf("a good one: %v", err)
+		}
+	}
 	if _, err := (Record{Version: 1}).Checked(epoch); err != nil {
 		t.Errorf("an empty one: %v", err)
 	}
@@ -40,6 +50,10 @@ func TestRecordsAreChecked(t *testing.T) {
 		{`csrName is "pkiwarden-UPPER CASE%"`, func(r *Record) { r.CSRName = "pkiwarden-UPPER CASE%" }},
 		{`csrName is "pkiwarden-a/b"`, func(r *Record) { r.CSRName = "pkiwarden-a/b" }},
 		{`csrName is "pkiwarden-a..b"`, func(r *Record) { r.CSRName = "pkiwarden-a..b" }},
+		{`csrName is "pkiwarden-a.-b"`, func(r *Record) { r.CSRName = "pkiwarden-a.-b" }},
+		{`csrName is "pkiwarden-"`, func(r *Record) { r.CSRName = "pkiwarden-" }},
+		{`csrName is "pkiwarden-aXb"`, func(r *Record) { r.CSRName = "pkiwarden-aXb" }},
+		{`replace is`, func(r *Record) { r.Replace = strings.Repeat("0", 63) + "G" }},
 		{`csrName is "somebody-elses"`, func(r *Record) { r.CSRName = "somebody-elses" }},
 		{"csrName is", func(r *Record) { r.CSRName = "pkiwarden-" + strings.Repeat("a", 244) }},
 		{"2026-03-11T12:00:00Z", func(r *Record) { r.StoredAt = epoch.Add(240 * time.Hour) }},

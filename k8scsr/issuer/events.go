@@ -153,7 +153,7 @@ func (e *events) flush(ctx context.Context) bool {
 			return true
 		}
 		err := e.write(ctx, p)
-		if err != nil && errors.Is(ctx.Err(), context.Canceled) && !answered(err) {
+		if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 			e.put(p) // whether it was written is not known: it is for whoever comes next
 			return false
 		}
@@ -176,12 +176,6 @@ func (e *events) flush(ctx context.Context) bool {
 		}
 		return false
 	}
-}
-
-// answered tells an error that the API server sent from one of the way there.
-func answered(err error) bool {
-	var status apierrors.APIStatus
-	return errors.As(err, &status)
 }
 
 // write creates the event, or counts it up where it exists.

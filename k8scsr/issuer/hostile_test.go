@@ -224,6 +224,31 @@ func TestForgedRequestsHideNothing(t *testing.T) {
 	}
 }
 
+// TestRequestsAreCountedOnce: also where the list had to be begun again.
+func TestRequestsAreCountedOnce(t *testing.T) {
+	c := newCluster(t)
+	c.mayOpen = 1000
+	for n := range 100 {
+		csr := forged(n, 1)
+		csr.Spec.Username, csr.Spec.UID = "system:serviceaccount:vault:pkiwarden", "sa-uid"
+		c.put(csr)
+	}
+	for _, expire := range []int{0, 3} {
+		cs := c.paged(c.process("pod-a"))
+		cs.expire = expire
+		s := c.issuerOn(cs.Clientset, nil, vaultTLS())
+		listed, err := s.listRequests(t.Context(), k8scsr.Identity{Username: "system:serviceaccount:vault:pkiwarden", UID: "sa-uid"})
+		if err != nil || len(listed) != 1 || len(listed["x/y"]) != 100 {
+			t.Errorf("%d of 100 are counted, %v", len(listed["x/y"]), err)
+		}
+	}
+	cs := c.paged(c.process("pod-a"))
+	cs.expire = 4
+	if _, err := c.issuerOn(cs.Clientset, nil, vaultTLS()).listRequests(t.Context(), k8scsr.Identity{Username: "x"}); !apierrors.IsResourceExpired(err) {
+		t.Errorf("a list that always expires: %v", err)
+	}
+}
+
 // TestFloodOfRequests: where our own cannot be seen among them, nothing is asked
 // for, and it is told what to do.
 func TestFloodOfRequests(t *testing.T) {
