@@ -99,7 +99,7 @@ var rules = []rule{
 // /... covers what is below.
 var pureImports = []string{
 	"bytes", "cmp", "context", "crypto", "crypto/...", "encoding", "encoding/...", "errors", "fmt", "hash", "hash/...", "io", "iter",
-	"maps", "math", "math/big", "net", "net/netip", "net/url", "regexp", "slices", "sort", "strconv", "strings", "time", "unicode", "unicode/...",
+	"maps", "math", "math/big", "net", "net/netip", "net/url", "slices", "sort", "strconv", "strings", "time", "unicode", "unicode/...",
 }
 
 var impureImports = []string{"crypto/rand", "crypto/tls"}
