@@ -168,7 +168,8 @@ func (i *Issuer) pursue(ctx context.Context, a *renewal, r RenewRequest) {
 }
 
 // begin observes what is there before anything is done: once.
-func (i *Issuer) begin(ctx context.Context, a *renewal, r RenewRequest) error {
+func (i *Issuer) begin(ctx context.Context, a *renewal, r RenewRequest) (err error) {
+	defer i.contain(a.c, &err)
 	if a.Observed {
 		return nil
 	}
