@@ -135,25 +135,25 @@ func TestLoopBacksOffAndRecovers(t *testing.T) {
 
 func TestLoopWake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		runs := 0
-		l, end := start(t, Options{Interval: time.Hour, Once: func(context.Context) error { runs++; return nil }})
+		var runs atomic.Int64
+		l, end := start(t, Options{Interval: time.Hour, Once: func(context.Context) error { runs.Add(1); return nil }})
 		time.Sleep(time.Minute)
 		for range 5 {
 			l.Wake()
 		}
 		synctest.Wait()
-		if runs != 2 {
-			t.Errorf("%d runs after waking, want 2", runs)
+		if runs.Load() != 2 {
+			t.Errorf("%d runs after waking, want 2", runs.Load())
 		}
 		l.Wake()
 		synctest.Wait()
-		if runs != 2 {
-			t.Errorf("%d runs within the shortest pause, want 2", runs)
+		if runs.Load() != 2 {
+			t.Errorf("%d runs within the shortest pause, want 2", runs.Load())
 		}
 		time.Sleep(minPause)
 		synctest.Wait()
-		if runs != 3 {
-			t.Errorf("%d runs after the shortest pause, want 3", runs)
+		if runs.Load() != 3 {
+			t.Errorf("%d runs after the shortest pause, want 3", runs.Load())
 		}
 		end()
 	})
