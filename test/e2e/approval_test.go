@@ -217,7 +217,7 @@ func TestApprovalOfMutants(t *testing.T) {
 		close(killed)
 	}
 	must(t, s.pods[0].Start(ctx))
-	eventually(t, ctx, 30*time.Second, "the good request is approved and answered", secretExists(w, world.Namespace, untouched+"-tls"))
+	eventually(t, ctx, 2*time.Minute, "the good request is approved and answered", secretExists(w, world.Namespace, untouched+"-tls"))
 	must(t, s.pods[1].Start(ctx))
 	eventually(t, ctx, 4*time.Minute, "the leader has met every forged request, and dies", func(context.Context) error {
 		select {
@@ -230,9 +230,9 @@ func TestApprovalOfMutants(t *testing.T) {
 	s.submitInvalid()
 
 	// The next leader approves what the dead one asked for, from another pod.
-	eventually(t, ctx, 40*time.Second, "the next leader approves the good request of the one before", secretExists(w, world.Namespace, inherited+"-tls"))
+	eventually(t, ctx, 4*time.Minute, "the next leader approves the good request of the one before", secretExists(w, world.Namespace, inherited+"-tls"))
 	made := way.finish(ctx)
-	eventually(t, ctx, 80*time.Second, "every forged request is denied, or a later good one of its certificate is approved", func(context.Context) error {
+	eventually(t, ctx, 4*time.Minute, "every forged request is denied, or a later good one of its certificate is approved", func(context.Context) error {
 		byUID, byCertificate := s.requests()
 		var missing []string
 		for _, a := range made {

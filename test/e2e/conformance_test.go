@@ -290,7 +290,7 @@ func refusedAtValidation(t *testing.T, ctx context.Context, w *world.World) {
 
 // issuedAsDeclared waits for every certificate, and holds it against its case.
 func issuedAsDeclared(t *testing.T, ctx context.Context, w *world.World, pod *world.Pod) {
-	eventually(t, ctx, 60*time.Second, "every certificate is there", func(ctx context.Context) error {
+	eventually(t, ctx, 3*time.Minute, "every certificate is there", func(ctx context.Context) error {
 		for _, c := range issuedCases {
 			if err := secretExists(w, world.Namespace, c.name+"-tls")(ctx); err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
@@ -315,7 +315,7 @@ func issuedAsDeclared(t *testing.T, ctx context.Context, w *world.World, pod *wo
 			}
 		})
 	}
-	eventually(t, ctx, 20*time.Second, "only those are shorter than asked", metricIs(pod, `pkiwarden_findings{rule="certificate-lifetime-shorter",severity="warning"}`, float64(shorter)))
+	eventually(t, ctx, time.Minute, "only those are shorter than asked", metricIs(pod, `pkiwarden_findings{rule="certificate-lifetime-shorter",severity="warning"}`, float64(shorter)))
 	list, err := w.Client.CertificatesV1().CertificateSigningRequests().List(ctx, metav1.ListOptions{})
 	must(t, err)
 	for n := range list.Items {
@@ -377,7 +377,7 @@ func requestOf(t *testing.T, ctx context.Context, w *world.World, name string) *
 // right to approve is one for a signer, or for all of a domain.
 func approvalNeedsTheSigner(t *testing.T, ctx context.Context, w *world.World, pod *world.Pod) {
 	for _, name := range []string{"approval-exact", "approval-domain"} {
-		eventually(t, ctx, 20*time.Second, name+" is approved", func(ctx context.Context) error {
+		eventually(t, ctx, time.Minute, name+" is approved", func(ctx context.Context) error {
 			if csr := requestOf(t, ctx, w, name); !approved(csr) {
 				return fmt.Errorf("request %s is not", csr.Name)
 			}
@@ -427,7 +427,7 @@ func signingNeedsTheSigner(t *testing.T, ctx context.Context, w *world.World, po
 	must(t, sign(as("exact", "exact.example.com/something"), "approval-exact"))
 	must(t, sign(as("domain", "domain.example.com/*"), "approval-domain"))
 	for _, name := range []string{"approval-exact", "approval-domain"} {
-		eventually(t, ctx, 20*time.Second, name+" is published", secretExists(w, world.Namespace, name+"-tls"))
+		eventually(t, ctx, time.Minute, name+" is published", secretExists(w, world.Namespace, name+"-tls"))
 	}
 }
 
@@ -496,7 +496,7 @@ func apiOperations(t *testing.T, ctx context.Context, w *world.World, pod *world
 	withStatus.Status.Conditions = append(withStatus.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "E2E"})
 	_, err = requests.UpdateApproval(ctx, csr.Name, withStatus, metav1.UpdateOptions{})
 	must(t, err)
-	eventually(t, ctx, 20*time.Second, "the approved one is published", secretExists(w, world.Namespace, operated+"-tls"))
+	eventually(t, ctx, time.Minute, "the approved one is published", secretExists(w, world.Namespace, operated+"-tls"))
 
 	// What was fetched is no longer needed.
 	must(t, requests.Delete(ctx, csr.Name, metav1.DeleteOptions{}))
@@ -512,7 +512,7 @@ func deletedCollection(t *testing.T, ctx context.Context, w *world.World, pod *w
 	csr := requestOf(t, ctx, w, collected)
 	must(t, w.Client.CertificatesV1().CertificateSigningRequests().DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "pkiwarden.io/certificate=" + csr.Labels["pkiwarden.io/certificate"]}))
 	says(t, ctx, pod, 40*time.Second, "certificate="+collected+" .*step=drop-pending reason=\"request "+csr.Name+" was removed before it was answered or its certificate was fetched")
-	eventually(t, ctx, 20*time.Second, "it is counted", metricIs(pod, `pkiwarden_csr_requests_total{result="expired"}`, 1))
+	eventually(t, ctx, time.Minute, "it is counted", metricIs(pod, `pkiwarden_csr_requests_total{result="expired"}`, 1))
 }
 
 // declaring is a whole configuration with one certificate.
