@@ -316,8 +316,9 @@ func lostRights(t *testing.T, ctx context.Context, w *world.World) {
 	binding.ResourceVersion, binding.UID = "", ""
 	_, err = bindings.Create(ctx, binding, metav1.CreateOptions{})
 	must(t, err)
-	says(t, ctx, pod, 60*time.Second, `msg="finding cleared" rule=permission-denied subject="certificate vault-server"`)
-	says(t, ctx, pod, 60*time.Second, `msg="finding cleared" rule=certificate-not-delivered`)
+	// Each has its own back-off, of up to a minute and a bit.
+	says(t, ctx, pod, 2*time.Minute, `msg="finding cleared" rule=permission-denied subject="certificate vault-server"`)
+	says(t, ctx, pod, 2*time.Minute, `msg="finding cleared" rule=certificate-not-delivered`)
 	if n := requestsFor(t, ctx, w, world.CertificateName); n != 1 {
 		t.Errorf("%d requests for the certificate, want the one of its birth", n)
 	}
