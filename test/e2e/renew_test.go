@@ -228,7 +228,7 @@ func (r *renewals) interrupted() {
 		r.t.Errorf("it says:\n%s", p.Log())
 	}
 	r.decide("approve")
-	eventually(r.t, r.ctx, time.Minute, "the controller publishes what was asked for", func(context.Context) error {
+	eventually(r.t, r.ctx, 3*time.Minute, "the controller publishes what was asked for", func(context.Context) error {
 		if r.version("theirs") == before {
 			return errors.New("it is still the old one")
 		}

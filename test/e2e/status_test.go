@@ -172,7 +172,7 @@ func TestStatusOfWhoLeadsNot(t *testing.T) {
 	second, err := w.StartPod(ctx, world.PodOptions{Name: "vault-1", Set: set})
 	must(t, err)
 	var leader *world.Pod
-	eventually(t, ctx, 20*time.Second, "one leads", oneLeader([]*world.Pod{first, second}, &leader))
+	eventually(t, ctx, time.Minute, "one leads", oneLeader([]*world.Pod{first, second}, &leader))
 	other := first
 	if leader == first {
 		other = second
@@ -180,8 +180,8 @@ func TestStatusOfWhoLeadsNot(t *testing.T) {
 	if leader.Identity.Namespace == world.ControllerNamespace {
 		t.Fatal("its Lease is in its own namespace")
 	}
-	eventually(t, ctx, 10*time.Second, "the other one says how to ask it", followerNames(w, other, leader))
-	eventually(t, ctx, 20*time.Second, "a first certificate that waits says for what", func(ctx context.Context) error {
+	eventually(t, ctx, time.Minute, "the other one says how to ask it", followerNames(w, other, leader))
+	eventually(t, ctx, time.Minute, "a first certificate that waits says for what", func(ctx context.Context) error {
 		s, err := statusOf(ctx, w, leader)
 		if err != nil {
 			return err
@@ -196,13 +196,13 @@ func TestStatusOfWhoLeadsNot(t *testing.T) {
 
 	must(t, w.Kubernetes.APIServer.Kill())
 	var lost statusDocument
-	eventually(t, ctx, 40*time.Second, "the leader says that it lost the Lease", func(ctx context.Context) error {
+	eventually(t, ctx, 2*time.Minute, "the leader says that it lost the Lease", func(ctx context.Context) error {
 		if lost, err = statusOf(ctx, w, leader); err == nil && lost.Leadership.LostAt.IsZero() {
 			err = fmt.Errorf("%+v", lost)
 		}
 		return err
 	})
-	eventually(t, ctx, 20*time.Second, "and that it was the last to hold it", func(ctx context.Context) error {
+	eventually(t, ctx, time.Minute, "and that it was the last to hold it", func(ctx context.Context) error {
 		if lost, err = statusOf(ctx, w, leader); err == nil && (lost.Leadership.LastLeader != lost.Identity || lost.Leadership.LastSeenAt.After(lost.Leadership.LostAt)) {
 			err = fmt.Errorf("%+v", lost)
 		}
