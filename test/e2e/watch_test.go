@@ -271,7 +271,8 @@ func TestWatchSaysWhatIsGone(t *testing.T) {
 	must(t, absentFinding(ctx, second, "crl-removed-early"))
 	configure(false)
 	eventually(t, ctx, 30*time.Second, "the list is whole again", metricIs(second, entries, 3))
-	must(t, absentFinding(ctx, second, "crl-removed-early"))
+	// Enabled again and rebuilt are two steps of Vault; between them the loss may be told.
+	found(second, "nothing is lost", "crl-removed-early", warning, 0)
 	found(second, "no longer disabled", "crl-disabled", warning, 0)
 
 	before, err := second.Metric(ctx, added)
