@@ -32,6 +32,22 @@ func ReadLive(certificate, key []byte) Live {
 	if len(certificate) == 0 && len(key) == 0 {
 		return live
 	}
+	if live = ReadChain(certificate); live.Problem != "" {
+		return live
+	}
+	private, err := ParseKey(key)
+	switch {
+	case err != nil:
+		live.Problem = "its key is unusable: " + err.Error()
+	case !sameKey(private.Public(), live.Leaf.PublicKey):
+		live.Problem = "its key does not belong to its certificate"
+	}
+	return live
+}
+
+// ReadChain is ReadLive for a certificate whose key is known to belong to it.
+func ReadChain(certificate []byte) Live {
+	live := Live{Exists: true}
 	if len(certificate) > maxChain {
 		live.Problem = fmt.Sprintf("its certificate has %d octets, more than %d", len(certificate), maxChain)
 		return live
@@ -42,13 +58,6 @@ func ReadLive(certificate, key []byte) Live {
 		return live
 	}
 	live.Leaf, live.Chain = chain[0], chain
-	private, err := ParseKey(key)
-	switch {
-	case err != nil:
-		live.Problem = "its key is unusable: " + err.Error()
-	case !sameKey(private.Public(), live.Leaf.PublicKey):
-		live.Problem = "its key does not belong to its certificate"
-	}
 	return live
 }
 

@@ -24,7 +24,7 @@ func TestIssueFromNothing(t *testing.T) {
 	s := c.process("pod-a").issuer(vaultTLS())
 	next := s.once(t)
 	want := []string{
-		"create secrets", "create certificatesigningrequests", "update secrets", // key, request, its UID
+		"create secrets", "create certificatesigningrequests", // key, request
 		"update certificatesigningrequests/approval", "create secrets", "update secrets", // approval, live pair, key dropped
 	}
 	if !reflect.DeepEqual(c.writes, want) {

@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -62,12 +63,18 @@ func (c *Certificate) secretType() corev1.SecretType {
 
 func (c *Certificate) nextName() string { return c.Secret + NextSuffix }
 
-// readLive parses the live Secret, nil when there is none.
-func (c *Certificate) readLive(secret *corev1.Secret, now time.Time) k8scsr.Live {
+// readLive parses the live Secret, nil when there is none. One that was remembered
+// lacks the key, which belonged to its certificate.
+func (c *Certificate) readLive(secret *corev1.Secret, keyKept bool, now time.Time) k8scsr.Live {
 	if secret == nil {
 		return k8scsr.Live{}
 	}
-	live := k8scsr.ReadLive(secret.Data[c.Keys.Certificate], secret.Data[c.Keys.Key])
+	var live k8scsr.Live
+	if keyKept {
+		live = k8scsr.ReadChain(secret.Data[c.Keys.Certificate])
+	} else {
+		live = k8scsr.ReadLive(secret.Data[c.Keys.Certificate], secret.Data[c.Keys.Key])
+	}
 	live.Managed = secret.Labels[LabelCertificate] == c.label
 	if live.Managed {
 		live.Signer = secret.Annotations[AnnotationSigner]
@@ -81,7 +88,7 @@ func (c *Certificate) readLive(secret *corev1.Secret, now time.Time) k8scsr.Live
 func (c *Certificate) liveObstacle(secret *corev1.Secret, live k8scsr.Live) *k8scsr.Finding {
 	var somebodys string
 	if secret != nil && !live.Managed {
-		somebodys = orElse(keptBy(secret), c.Spec.Unrelated(live))
+		somebodys = cmp.Or(keptBy(secret), c.Spec.Unrelated(live))
 	}
 	f := &k8scsr.Finding{Severity: k8scsr.Critical, Subject: "certificate " + c.Spec.Name, Citation: "Kubernetes API v1, Secret"}
 	switch {
@@ -115,13 +122,6 @@ func keptBy(secret *corev1.Secret) string {
 		return fmt.Sprintf("cert-manager keeps it, for Certificate %s", name)
 	}
 	return ""
-}
-
-func orElse(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
 }
 
 // nextObstacle tells that NAME-next belongs to somebody else.
