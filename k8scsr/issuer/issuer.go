@@ -119,8 +119,9 @@ func New(o Options) (*Issuer, error) {
 	i := &Issuer{
 		client: o.Client, state: o.State, interval: cmp.Or(o.Interval, time.Minute), log: o.Log, registerer: o.Registerer,
 		now: o.Now, report: o.Report, published: o.Published, chance: o.Chance,
-		metrics: newMetrics(), said: map[string]string{}, outlooks: map[string]*outlook{}, awaited: map[string]*awaited{}, trusts: map[string]trustRead{}, trusted: map[string]string{},
+		said: map[string]string{}, outlooks: map[string]*outlook{}, awaited: map[string]*awaited{}, trusts: map[string]trustRead{}, trusted: map[string]string{},
 	}
+	i.metrics = newMetrics(&i.board)
 	if i.log == nil {
 		i.log = slog.Default()
 	}
@@ -260,7 +261,6 @@ func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, f
 		if err != nil {
 			return time.Time{}, nil, err
 		}
-		i.metrics.observe(c, o.Live)
 		look.seen, look.about = o.waitsFor(), c.about(o)
 		if o.Live.Leaf != nil {
 			look.period = c.Spec.Period(o.Live)
