@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 
 	corev1 "k8s.io/api/core/v1"
@@ -118,4 +119,23 @@ func readFile(path string) ([]byte, error) {
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
 	return data, nil
+}
+
+// putBundle stores the bundle beside the pair, and when each of its CAs came.
+func (c *Certificate) putBundle(s *corev1.Secret, b k8scsr.Bundle) {
+	if len(b.PEM) == 0 {
+		return // no trust is configured
+	}
+	s.Data[c.Keys.CA] = b.PEM
+	s.Annotations[AnnotationTrusted] = b.Record()
+}
+
+// writeBundle publishes the bundle alone. A Secret that somebody else wrote does
+// not become ours by that.
+func (i *Issuer) writeBundle(ctx context.Context, c *Certificate, o *observation, b k8scsr.Bundle) error {
+	marked := c.liveSecret(o.live, func(s *corev1.Secret) { c.putBundle(s, b) })
+	if !o.Live.Managed {
+		marked.Labels = maps.Clone(o.live.Labels)
+	}
+	return i.writeSecret(ctx, marked, false)
 }
