@@ -44,11 +44,12 @@ type Bundle struct {
 	kept           bool // for want of peers
 }
 
-// Record is when each of the CAs was published, as [ParseSince] reads it.
+// Record is when each of the CAs was published, as [ParseSince] reads it, rounded
+// up to whole seconds.
 func (b Bundle) Record() string {
 	since := map[string]time.Time{}
 	for _, a := range b.Authorities {
-		since[LeafID(a.Certificate)] = a.Since.UTC().Truncate(time.Second)
+		since[LeafID(a.Certificate)] = a.Since.UTC().Add(time.Second - 1).Truncate(time.Second)
 	}
 	text, err := json.Marshal(since)
 	if err != nil {
