@@ -228,7 +228,7 @@ func strangers(err error, certs []*x509.Certificate, trust Trust) error {
 	if known || !errors.As(err, &refusal) || refusal.Reason != Untrusted {
 		return err
 	}
-	name := fmt.Sprintf("%q, which the answer does not hold", Plain(last.Issuer.String(), maxCAName))
+	name := fmt.Sprintf("%q (the answer does not hold it)", Plain(last.Issuer.String(), maxCAName))
 	if last.IsCA {
 		name = caName(last)
 	}

@@ -57,6 +57,7 @@ func (i *Issuer) observe(ctx context.Context, c *Certificate, now time.Time) (*o
 	if len(o.Obstacles) > 0 {
 		return o, nil
 	}
+	i.observePeers(ctx, c, o, now)
 	o.Pending, o.key = readPending(o.next, now)
 	return o, i.observeRequests(ctx, c, o, now)
 }

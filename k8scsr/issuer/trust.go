@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -138,4 +139,34 @@ func (i *Issuer) writeBundle(ctx context.Context, c *Certificate, o *observation
 		marked.Labels = maps.Clone(o.live.Labels)
 	}
 	return i.writeSecret(ctx, marked, false)
+}
+
+// TrustStatus is the bundle that clients follow, and how far its change has come.
+// The zero value is for where no trust is configured, or it is not known.
+type TrustStatus struct {
+	State       k8scsr.ChangeState
+	Reason      string
+	Authorities []AuthorityStatus
+	Peers       []k8scsr.PeerStatus // while they decide
+}
+
+// AuthorityStatus is one CA of the bundle.
+type AuthorityStatus struct {
+	Subject     string
+	SHA256      string // in hexadecimal
+	NotAfter    time.Time
+	Wanted      bool      // false: it is to leave
+	PublishedAt time.Time // zero: it is not known
+}
+
+// trustStatus keeps no certificate.
+func trustStatus(change k8scsr.Change) TrustStatus {
+	out := TrustStatus{State: change.State, Reason: change.Reason, Peers: change.Peers}
+	for _, a := range change.Authorities {
+		out.Authorities = append(out.Authorities, AuthorityStatus{
+			Subject: k8scsr.Plain(a.Certificate.Subject.String(), maxMessage), SHA256: k8scsr.LeafID(a.Certificate),
+			NotAfter: a.Certificate.NotAfter, Wanted: a.Wanted, PublishedAt: a.Since,
+		})
+	}
+	return out
 }
