@@ -2,8 +2,8 @@ package ops
 
 import (
 	"encoding/json"
-	"slices"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
