@@ -18,6 +18,10 @@ type State struct {
 	Identity Identity // ours
 	Spending Spending // of the signer's budget; needed only before a request exists
 
+	Peers      []Peer    // as they were seen since the live pair and the trust are what they are; needed only where Bundle.AskPeers
+	PeersSince time.Time // when they were asked first
+	PeersAt    time.Time // when they are asked again
+
 	// Obstacles are what was met while observing that makes every step
 	// impossible until somebody removes it: a Secret of another type, a trust
 	// bundle that cannot be read.
@@ -70,6 +74,7 @@ type Step struct {
 	Record  Record   // StoreNextKey, RecordRequester, RecordRequest, DropPending: the record as it becomes
 	Request *Request // Approve, Deny
 	Chain   Chain    // Publish
+	Bundle  Bundle   // Publish, PublishTrust; the zero value where no trust is configured
 	Result  Result   // to be counted once the step is done, "" for none
 	Event   *Event   // to be told once the step is done, nil for none
 }
@@ -95,17 +100,25 @@ func Next(s State, want Spec, now time.Time) Step {
 		return wait(Nothing, now.Add(obstacleInterval), "%s", s.Obstacles[0].Summary)
 	case want.Paused:
 		return wait(Nothing, now.Add(obstacleInterval), "paused by configuration")
-	case s.Pending.Active():
+	}
+	bundle := s.Bundle(want, now)
+	if s.mayPublish(bundle, want, now) {
+		return Step{Kind: PublishTrust, Reason: bundle.reason(), LookAgainAt: now, Bundle: bundle}
+	}
+	if s.Pending.Active() {
 		return s.goOn(want, now)
 	}
 	reason, due := want.due(s.Live, s.Trust, now)
 	if !due {
-		return s.rest(want, now)
+		return s.rest(bundle, want, now)
 	}
 	for _, other := range s.Others {
 		if step, open := s.withdraw(other, want, now); open {
 			return step
 		}
+	}
+	if until, why := s.trustFirst(bundle, want, now); !until.IsZero() {
+		return wait(Nothing, until, "%s; then the certificate is to change: %s", why, reason)
 	}
 	if until, why := s.Pending.holdUntil(want.grantedAs(s.Live), s.Others, now); !until.IsZero() {
 		return wait(Nothing, until, "%s; next attempt at %s", why, stamp(until))
@@ -157,10 +170,18 @@ func (s State) overBudget(want Spec, now time.Time) (time.Time, string) {
 }
 
 // rest is the step while the live certificate is good.
-func (s State) rest(want Spec, now time.Time) Step {
-	if s.Live.Managed && s.Trust.Configured() && !sameCertificates(s.Live.CA, s.Trust.PEM) {
-		return Step{Kind: PublishTrust, Reason: "the trust bundle changed", LookAgainAt: now}
+func (s State) rest(b Bundle, want Spec, now time.Time) Step {
+	step := s.goodUntil(want, now)
+	if why, until := s.lingering(b, want, now); why != "" {
+		step.Reason += "; " + why
+		if !until.IsZero() && until.Before(step.LookAgainAt) {
+			step.LookAgainAt = until
+		}
 	}
+	return step
+}
+
+func (s State) goodUntil(want Spec, now time.Time) Step {
 	schedule := want.Schedule(s.Live.Leaf, s.Live.IssuedAt)
 	at := want.RenewalAt(s.Live.Leaf, s.Live.IssuedAt, now)
 	switch {
@@ -231,6 +252,9 @@ func (s State) withoutRequest(want Spec, now time.Time) Step {
 	case !p.knows(s.Identity.PodUID):
 		return Step{Kind: RecordRequester, Reason: "the key was stored by another pod", LookAgainAt: now, Record: p.joinedBy(s.Identity.PodUID)}
 	}
+	if until, why := s.trustFirst(s.Bundle(want, now), want, now); !until.IsZero() {
+		return wait(Nothing, until, "%s", why)
+	}
 	if until, why := s.overBudget(want, now); !until.IsZero() {
 		return wait(Nothing, until, "the budget of signer %s is used up: %s; next attempt at %s", want.Signer, why, stamp(until))
 	}
@@ -291,7 +315,7 @@ func (s State) decide(r Request, want Spec, now time.Time) Step {
 func (s State) judge(r Request, stale bool, want Spec, now time.Time) Step {
 	chain, err := s.validate(r, want, now)
 	if err == nil {
-		return Step{Kind: Publish, Reason: "request " + r.Name + " is answered", LookAgainAt: now, Chain: chain, Result: ResultIssued}
+		return s.publish(r, chain, want, now)
 	}
 	var refusal *Refusal
 	if errors.As(err, &refusal) && !refusal.ValidAt.IsZero() {

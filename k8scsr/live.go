@@ -20,9 +20,10 @@ type Live struct {
 	Chain   []*x509.Certificate
 	Problem string // why the pair cannot be served; "" when it can, or when there is none
 
-	Signer   string    // that we asked, "" when adopted
-	IssuedAt time.Time // when we published it, zero when adopted
-	CA       []byte    // the bundle stored beside it
+	Signer   string               // that we asked, "" when adopted
+	IssuedAt time.Time            // when we published it, zero when adopted
+	CA       []byte               // the bundle stored beside it
+	CASince  map[string]time.Time // when its CAs were published, as [ParseSince] reads it; nil: nothing is recorded
 }
 
 // ReadLive parses a stored pair and tells whether the key belongs to the leaf.

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -104,6 +105,9 @@ type Issuer struct {
 	booksProblem error     // what was met then, or since
 
 	leftoversAt time.Time // when they were looked for last
+
+	rounds map[string]*peerRound                               // by the certificate's label
+	lookup func(context.Context, string) ([]netip.Addr, error) // nil: the system's
 
 	board board // what is known, for those who do not wait
 
@@ -232,6 +236,7 @@ func (c *Certificate) validate() []error {
 			add("trust: it has no name")
 		}
 	}
+	problems = append(problems, c.validatePeers()...)
 	return append(problems, c.validateSources()...)
 }
 

@@ -52,7 +52,7 @@ type keptSecret struct {
 const ownMarks = "pkiwarden.io/"
 
 // knownMarks are names that are kept once for all.
-var knownMarks = []string{AnnotationSigner, AnnotationIssuedAt, AnnotationRequest, AnnotationRecord}
+var knownMarks = []string{AnnotationSigner, AnnotationIssuedAt, AnnotationRequest, AnnotationRecord, AnnotationTrusted}
 
 // remember keeps what the last step left: all of it while the signer of a
 // request is awaited that we approved ourselves, and what fits into atRest while

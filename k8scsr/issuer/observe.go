@@ -68,6 +68,7 @@ func (i *Issuer) observe(ctx context.Context, c *Certificate, o *observation, no
 	if len(o.Obstacles) > 0 {
 		return o, nil
 	}
+	i.observePeers(ctx, c, o, now)
 	o.Pending, o.key = readPending(o.next, now)
 	i.await(c.label, o.Pending.CSRName)
 	return o, i.observeRequests(ctx, c, o, now)

@@ -46,9 +46,7 @@ func (i *Issuer) perform(ctx context.Context, c *Certificate, o *observation, st
 		err := i.writeLive(ctx, c, o, func(s *corev1.Secret) {
 			s.Data[c.Keys.Certificate] = step.Chain.PEM
 			s.Data[c.Keys.Key] = o.key.pem
-			if o.Trust.Configured() {
-				s.Data[c.Keys.CA] = o.Trust.PEM
-			}
+			c.putBundle(s, step.Bundle)
 			s.Annotations[AnnotationSigner] = c.Spec.Signer
 			s.Annotations[AnnotationIssuedAt] = now.UTC().Format(time.RFC3339)
 			s.Annotations[AnnotationRequest] = o.Pending.CSRName
@@ -61,7 +59,7 @@ func (i *Issuer) perform(ctx context.Context, c *Certificate, o *observation, st
 		if o.keyKept {
 			return errChanged // what is to stay is to be read first
 		}
-		return i.writeLive(ctx, c, o, func(s *corev1.Secret) { s.Data[c.Keys.CA] = o.Trust.PEM })
+		return i.writeBundle(ctx, c, o, step.Bundle)
 	}
 	return fmt.Errorf("performing step %q: unknown", step.Kind)
 }

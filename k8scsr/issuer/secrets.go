@@ -26,6 +26,9 @@ const (
 	AnnotationSigner   = "pkiwarden.io/signer"    // that was asked
 	AnnotationIssuedAt = "pkiwarden.io/issued-at" // RFC 3339, when it was published
 	AnnotationRequest  = "pkiwarden.io/request"   // name of the CSR it came from
+	// AnnotationTrusted is when each CA of the bundle was published: JSON, RFC 3339
+	// by SHA-256.
+	AnnotationTrusted = "pkiwarden.io/trusted-since"
 
 	// On NAME-next: a k8scsr.Record as JSON.
 	AnnotationRecord = "pkiwarden.io/record"
@@ -81,6 +84,9 @@ func (c *Certificate) readLive(secret *corev1.Secret, keyKept bool, now time.Tim
 		live.IssuedAt = k8scsr.ParseIssuedAt(secret.Annotations[AnnotationIssuedAt], now)
 	}
 	live.CA = secret.Data[c.Keys.CA]
+	if since, recorded := secret.Annotations[AnnotationTrusted]; recorded {
+		live.CASince = k8scsr.ParseSince(since)
+	}
 	return live
 }
 

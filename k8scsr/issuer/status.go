@@ -36,6 +36,8 @@ type Status struct {
 	Failure    *k8scsr.Failure // how the last attempt ended that did not succeed; nil: none since the last success
 	Failures   int             // in a row
 
+	Trust TrustStatus // of the bundle that clients follow
+
 	// What is wanted, with the names drawn from objects; without NamesKnown those
 	// of some object are missing, and nothing is asked for.
 	NamesKnown  bool
@@ -96,6 +98,7 @@ func (b *board) observed(c *Certificate, o *observation, step k8scsr.Step, now t
 		Name: c.Spec.Name, ObservedAt: now, Hindered: len(o.Obstacles) > 0, Due: k8scsr.Due(o.State, c.Spec, now),
 		Problem: o.Live.Problem, Request: o.Pending.CSRName, Failures: o.Pending.Failures,
 		Step:       k8scsr.Step{Kind: step.Kind, Reason: step.Reason, LookAgainAt: step.LookAgainAt},
+		Trust:      trustStatus(o.Change(c.Spec, now)),
 		NamesKnown: len(c.unnamed) == 0, DNSNames: c.Spec.DNSNames, URIs: c.Spec.URIs,
 	}
 	if leaf := o.Live.Leaf; leaf != nil {

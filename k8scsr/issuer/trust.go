@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"time"
 
@@ -169,4 +170,57 @@ func readFile(path string) ([]byte, error) {
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
 	return data, nil
+}
+
+// putBundle stores the bundle beside the pair, and when each of its CAs came.
+func (c *Certificate) putBundle(s *corev1.Secret, b k8scsr.Bundle) {
+	if len(b.PEM) == 0 {
+		return // no trust is configured
+	}
+	s.Data[c.Keys.CA] = b.PEM
+	s.Annotations[AnnotationTrusted] = b.Record()
+}
+
+// writeBundle publishes the bundle alone. A Secret that somebody else wrote does
+// not become ours by that.
+func (i *Issuer) writeBundle(ctx context.Context, c *Certificate, o *observation, b k8scsr.Bundle) error {
+	marked := c.liveSecret(o.live, func(s *corev1.Secret) { c.putBundle(s, b) })
+	if !o.Live.Managed {
+		marked.Labels = maps.Clone(o.live.Labels)
+	}
+	written, err := i.writeSecret(ctx, marked, false)
+	if err == nil {
+		o.live = written
+	}
+	return err
+}
+
+// TrustStatus is the bundle that clients follow, and how far its change has come.
+// The zero value is for where no trust is configured, or it is not known.
+type TrustStatus struct {
+	State       k8scsr.ChangeState
+	Reason      string
+	Authorities []AuthorityStatus
+	Peers       []k8scsr.PeerStatus // while they decide
+}
+
+// AuthorityStatus is one CA of the bundle.
+type AuthorityStatus struct {
+	Subject     string
+	SHA256      string // in hexadecimal
+	NotAfter    time.Time
+	Wanted      bool      // false: it is to leave
+	PublishedAt time.Time // zero: it is not known
+}
+
+// trustStatus keeps no certificate.
+func trustStatus(change k8scsr.Change) TrustStatus {
+	out := TrustStatus{State: change.State, Reason: change.Reason, Peers: change.Peers}
+	for _, a := range change.Authorities {
+		out.Authorities = append(out.Authorities, AuthorityStatus{
+			Subject: k8scsr.Plain(a.Certificate.Subject.String(), maxMessage), SHA256: k8scsr.LeafID(a.Certificate),
+			NotAfter: a.Certificate.NotAfter, Wanted: a.Wanted, PublishedAt: a.Since,
+		})
+	}
+	return out
 }
