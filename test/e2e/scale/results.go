@@ -158,9 +158,9 @@ func Report(results []Result, m Made) string {
 
 // Row is one size in a report, as it is quoted.
 type Row struct {
-	Size                             int
-	Calls, Took, Idle, Most, Minutes string
-	Wrong                            int
+	Size                       int
+	Calls, Took, Most, Minutes string
+	Wrong                      int
 }
 
 // Sentence is what the README says of the results of one day.
@@ -202,7 +202,7 @@ func Write(folder, report string, m Made, partial bool) (file string, err error)
 	return file, nil
 }
 
-var tableRow = regexp.MustCompile(`(?m)^\| ([\d,]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \| [^|]+ \| [^|]+ \| (\d+) \|$`)
+var tableRow = regexp.MustCompile(`(?m)^\| ([\d,]+) \| ([^|]+) \| ([^|]+) \| [^|]+ \| ([^|]+) \| ([^|]+) \| [^|]+ \| [^|]+ \| (\d+) \|$`)
 
 // Newest reads the last results in the folder. It fails with [fs.ErrNotExist]
 // where there are none.
@@ -231,9 +231,9 @@ func Newest(folder string) (day time.Time, rows []Row, err error) {
 	var errs []error
 	for _, cells := range tableRow.FindAllStringSubmatch(string(text), -1) {
 		size, err := strconv.Atoi(strings.ReplaceAll(cells[1], ",", ""))
-		wrong, err2 := strconv.Atoi(cells[7])
+		wrong, err2 := strconv.Atoi(cells[6])
 		errs = append(errs, err, err2)
-		rows = append(rows, Row{Size: size, Calls: cells[2], Took: cells[3], Idle: cells[4], Most: cells[5], Minutes: cells[6], Wrong: wrong})
+		rows = append(rows, Row{Size: size, Calls: cells[2], Took: cells[3], Most: cells[4], Minutes: cells[5], Wrong: wrong})
 	}
 	if len(rows) == 0 {
 		return day, nil, fmt.Errorf("reading the results %s: no row tells of any size", newest)
