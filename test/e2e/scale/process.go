@@ -34,7 +34,7 @@ type sample struct {
 // Usage is what the process used within one phase.
 type Usage struct {
 	RSS        int64 // median, in bytes
-	Most       int64 // of the samples
+	Most       int64 // as the kernel has seen it, between the samples too
 	CPU        time.Duration
 	Goroutines int // at most, of the scrapes
 }
@@ -56,7 +56,6 @@ type monitor struct {
 	pid     int
 	samples []sample
 	scrapes []scrape
-	peak    int64 // the largest RSS that the kernel has seen
 }
 
 // of makes pid the process to look at.
@@ -94,7 +93,7 @@ func (m *monitor) run(ctx context.Context) {
 func (m *monitor) sample() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	rss, peak, err := memory(m.pid)
+	rss, _, err := memory(m.pid)
 	if err != nil {
 		return // it is down
 	}
@@ -103,10 +102,31 @@ func (m *monitor) sample() {
 		return
 	}
 	m.samples = append(m.samples, sample{time.Now(), rss, cpu})
-	m.peak = max(m.peak, peak)
 }
 
-// usage is what was seen between two times.
+// forgetPeak lets the kernel's largest RSS of the process begin anew
+// (proc_pid_clear_refs(5)). What cannot be forgotten counts on.
+func (m *monitor) forgetPeak() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.pid != 0 {
+		_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", m.pid), []byte("5"), 0)
+	}
+}
+
+// peak is the largest RSS of the process since forgetPeak, 0 where it has ended.
+func (m *monitor) peak() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, peak, err := memory(m.pid)
+	if err != nil {
+		return 0
+	}
+	return peak
+}
+
+// usage is what was seen between two times, of which Most is that of the
+// samples.
 func (m *monitor) usage(from, to time.Time) Usage {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -139,12 +159,6 @@ func (m *monitor) usage(from, to time.Time) Usage {
 		}
 	}
 	return u
-}
-
-func (m *monitor) highest() int64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.peak
 }
 
 // memory is VmRSS and VmHWM of a process, in bytes.

@@ -46,8 +46,8 @@ func Table(results []Result) string {
 		if p := r.Steady; p != nil {
 			cells[3], cells[5] = mebibytes(p.Usage.RSS), grouped(int(p.PerMinute()+0.5))
 		}
-		if r.Peak > 0 {
-			cells[4] = mebibytes(r.Peak)
+		if r.Restart != nil {
+			cells[4] = mebibytes(r.Peak())
 		}
 		if p := r.Birth; p != nil && r.Steady != nil {
 			cells[6] = took(p.Took)
@@ -72,8 +72,8 @@ func (r Result) Missed() []string {
 			add("%s to renew all, goal %s", took(p.Took), took(GoalTook))
 		}
 	}
-	if r.Peak > GoalMemory {
-		add("%s at most, goal %s", mebibytes(r.Peak), mebibytes(GoalMemory))
+	if peak := r.Peak(); peak > GoalMemory {
+		add("%s at most, goal %s", mebibytes(peak), mebibytes(GoalMemory))
 	}
 	return missed
 }
@@ -132,8 +132,8 @@ func (r Result) details() string {
 		}
 		b.WriteString("\n")
 	}
-	fmt.Fprintf(&b, "\nThe configuration has %s bytes, /metrics %s, /status.json %s. %d certificates were renewed more than once. After the restart it led after %s.\n",
-		grouped(int(r.ConfigBytes)), grouped(int(r.MetricsBytes)), grouped(int(r.Status)), r.Again, took(r.Leading))
+	fmt.Fprintf(&b, "\nThe configuration has %s bytes, /metrics %s, /status.json %s (RSS at most %s while it is asked for). %d certificates were renewed more than once. After the restart it led after %s.\n",
+		grouped(int(r.ConfigBytes)), grouped(int(r.MetricsBytes)), grouped(int(r.StatusBytes)), mebibytes(r.StatusPeak), r.Again, took(r.Leading))
 	for _, missed := range r.Missed() {
 		fmt.Fprintf(&b, "\nOver the goal: %s.\n", missed)
 	}
