@@ -231,7 +231,7 @@ func (m *monitor) get(ctx context.Context, path string, read func(io.Reader) err
 // scrape reads /metrics.
 func (m *monitor) scrape(ctx context.Context) (scrape, error) {
 	s := scrape{at: time.Now()}
-	return s, m.get(ctx, "/metrics", func(body io.Reader) error {
+	err := m.get(ctx, "/metrics", func(body io.Reader) error {
 		lines := bufio.NewScanner(body)
 		for lines.Scan() {
 			line := lines.Text()
@@ -256,6 +256,7 @@ func (m *monitor) scrape(ctx context.Context) (scrape, error) {
 		}
 		return lines.Err()
 	})
+	return s, err
 }
 
 // size is how many bytes a path answers.
