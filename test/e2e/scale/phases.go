@@ -72,13 +72,14 @@ func (s *scene) renewal(ctx context.Context) error {
 // converge waits until all certificates are of the wanted generation, then until
 // nothing is left of the requests, and until pkiwarden writes nothing more.
 func (s *scene) converge(ctx context.Context, phase string, end func(time.Time) *Phase) (*Phase, error) {
-	err := s.await(ctx, phase+", valid", func() (int, string) {
+	s.tell("%s begins", phase)
+	err := s.await(ctx, "valid", func() (int, string) {
 		done, pending := s.witness.done()
 		return done, fmt.Sprintf("%s keys of requests under way", grouped(pending))
 	}, s.fleet.size)
 	right := time.Now()
 	if err == nil {
-		err = s.await(ctx, phase+", finished", func() (int, string) {
+		err = s.await(ctx, "finished", func() (int, string) {
 			_, pending := s.witness.done()
 			return s.fleet.size - pending, ""
 		}, s.fleet.size)
@@ -160,7 +161,7 @@ func (s *scene) restart(ctx context.Context) error {
 		m       scrape
 		refused error
 	)
-	err := s.await(ctx, "restart, known", func() (int, string) {
+	err := s.await(ctx, "known again", func() (int, string) {
 		// A page of many certificates is large, and costs who makes it.
 		if time.Since(m.at) >= askEvery {
 			m, refused = s.monitor.scrape(ctx)
@@ -213,8 +214,8 @@ func (s *scene) await(ctx context.Context, what string, ask func() (done int, de
 		case done != last:
 			last, changed = done, now
 		case now.Sub(changed) > s.o.Patience:
-			return fmt.Errorf("%s: no progress for %s, %s of %s done after %s (%s); the end of the log:\n%s",
-				what, took(s.o.Patience), grouped(done), grouped(all), took(now.Sub(began)), detail, s.pod.LogTail(10))
+			return fmt.Errorf("%s of %s (%s) after %s, and no progress for %s; %s; the end of the log:\n%s",
+				grouped(done), grouped(all), what, took(now.Sub(began)), took(s.o.Patience), detail, s.pod.LogTail(10))
 		}
 		if err := s.well(); err != nil {
 			return err
@@ -224,7 +225,7 @@ func (s *scene) await(ctx context.Context, what string, ask func() (done int, de
 			s.tell("%s: %s of %s after %s, %s calls; %s", what, grouped(done), grouped(all), took(now.Sub(began)), grouped(s.audit.calls(controller).Total()), detail)
 		}
 		if err := pause(ctx, look); err != nil {
-			return err
+			return fmt.Errorf("%s of %s (%s) after %s: %w", grouped(done), grouped(all), what, took(now.Sub(began)), err)
 		}
 	}
 }

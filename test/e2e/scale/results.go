@@ -132,8 +132,11 @@ func (r Result) details() string {
 		}
 		b.WriteString("\n")
 	}
-	fmt.Fprintf(&b, "\nThe configuration has %s bytes, /metrics %s, /status.json %s (RSS at most %s while it is asked for). %d certificates were renewed more than once. After the restart it led after %s.\n",
-		grouped(int(r.ConfigBytes)), grouped(int(r.MetricsBytes)), grouped(int(r.StatusBytes)), mebibytes(r.StatusPeak), r.Again, took(r.Leading))
+	fmt.Fprintf(&b, "\nThe configuration has %s bytes, /metrics %s, /status.json %s (RSS at most %s while it is asked for). %d certificates were renewed more than once.\n",
+		grouped(int(r.ConfigBytes)), grouped(int(r.MetricsBytes)), grouped(int(r.StatusBytes)), mebibytes(r.StatusPeak), r.Again)
+	if r.Restart != nil {
+		fmt.Fprintf(&b, "\nAfter the SIGKILL it led after %s, of which most is the rest of the Lease.\n", took(r.Leading))
+	}
 	for _, missed := range r.Missed() {
 		fmt.Fprintf(&b, "\nOver the goal: %s.\n", missed)
 	}
