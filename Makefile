@@ -15,6 +15,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 PKGS    := ./cmd/... ./crl/... ./pki/... ./k8scsr/...
 FUZZTIME ?= 30s
 RUNS     ?= 1000
+SIZES    ?= 100,1000,10000
 
 .PHONY: help
 help: ## list the targets
@@ -78,6 +79,10 @@ footprint: build servers ## measure binary size and idle RSS
 .PHONY: matrix
 matrix: servers ## RUNS trials (default 1000) of the fault matrix, with dated results
 	go run ./test/e2e/matrix/run -runs $(RUNS) -out test/e2e/matrix/results
+
+.PHONY: scale
+scale: servers ## SIZES certificates (default 100,1000,10000): calls, time and memory, with dated results
+	go run ./test/e2e/scale/run -sizes $(SIZES) -out test/e2e/scale/results
 
 .PHONY: generate
 generate: ## write again what is generated

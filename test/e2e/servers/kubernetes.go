@@ -32,6 +32,10 @@ type KubernetesOptions struct {
 	SharedCA bool
 	// APIServerArgs are added to kube-apiserver's arguments.
 	APIServerArgs []string
+	// ControllerManagerArgs are added to kube-controller-manager's arguments.
+	ControllerManagerArgs []string
+	// Env is added to the environment of both, GOMEMLIMIT for instance.
+	Env []string
 }
 
 // Kubernetes is a control plane without nodes: objects are stored, RBAC is
@@ -154,6 +158,7 @@ func (k *Kubernetes) startAPIServer(ctx context.Context, path string) error {
 				"--endpoint-reconciler-type=none",
 				"--profiling=false",
 			}, k.options.APIServerArgs...),
+			Env:   k.options.Env,
 			Ready: httpReady(k.transport(k.AdminToken), k.URL+"/readyz"),
 		}, nil
 	})
@@ -172,7 +177,7 @@ func (k *Kubernetes) startControllerManager(ctx context.Context, path string) er
 	k.ControllerManager, err = k.set.launch(ctx, "kube-controller-manager", 1, func(dir string, ports []int) (ProgramOptions, error) {
 		return ProgramOptions{
 			Path: path,
-			Args: []string{
+			Args: append([]string{
 				"--kubeconfig=" + k.AdminConfig,
 				"--bind-address=127.0.0.1",
 				fmt.Sprintf("--secure-port=%d", ports[0]),
@@ -187,7 +192,8 @@ func (k *Kubernetes) startControllerManager(ctx context.Context, path string) er
 				"--root-ca-file=" + k.file("ca.crt"),
 				"--leader-elect=false",
 				"--profiling=false",
-			},
+			}, k.options.ControllerManagerArgs...),
+			Env:   k.options.Env,
 			Ready: httpReady(k.transport(Secret{}), "https://"+loopback(ports[0])+"/healthz"),
 		}, nil
 	})

@@ -50,6 +50,8 @@ type PodOptions struct {
 	Env []string
 	// Command is "run" by default.
 	Command []string
+	// ReadyWithin is how long Start waits for /healthz; a minute by default.
+	ReadyWithin time.Duration
 }
 
 // Setting changes a key in the configuration of every pod made from now on.
@@ -92,6 +94,8 @@ func (w *World) NewPod(ctx context.Context, o PodOptions) (*Pod, error) {
 		Name: o.Name, Path: w.Pkiwarden,
 		Args: append(o.Command, "--config="+pod.ConfigFile),
 		Env:  append(env, o.Env...),
+
+		ReadyWithin: o.ReadyWithin,
 	}
 	if o.Command[0] == "run" {
 		program.Ready = pod.healthy

@@ -52,6 +52,9 @@ type Options struct {
 	SigningDuration time.Duration
 	// NoApprover leaves out the component that lets pkiwarden approve.
 	NoApprover bool
+	// Kubernetes is for what else the cluster is to be; its SharedCA and
+	// SigningDuration are the world's.
+	Kubernetes servers.KubernetesOptions
 }
 
 // World is one cluster and one Vault's place in it.
@@ -92,7 +95,8 @@ func New(ctx context.Context, set *servers.Set, o Options) (*World, error) {
 	if w.Pkiwarden, err = set.BuildPkiwarden(ctx); err != nil {
 		return nil, err
 	}
-	w.Kubernetes, err = set.StartKubernetes(ctx, servers.KubernetesOptions{SharedCA: true, SigningDuration: o.SigningDuration})
+	o.Kubernetes.SharedCA, o.Kubernetes.SigningDuration = true, o.SigningDuration
+	w.Kubernetes, err = set.StartKubernetes(ctx, o.Kubernetes)
 	if err != nil {
 		return nil, err
 	}
