@@ -79,6 +79,7 @@ func TestStatusIsBounded(t *testing.T) {
 	var s Status
 	for range 3000 {
 		s.Certificates = append(s.Certificates, Certificate{Name: "c", Reason: long, Names: &Names{DNS: names}, LastFailure: &Failure{Summary: long}})
+		s.Signers = append(s.Signers, Signer{Name: "s", Reason: long})
 		s.Mounts = append(s.Mounts, Mount{Name: "m", CRLs: []CRL{{Error: long, Forecast: long}}, Tidy: &Tidy{Reason: long}})
 		s.Findings = append(s.Findings, Finding{Rule: "r", Evidence: long})
 	}
@@ -96,7 +97,7 @@ func TestStatusIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := len(got.Certificates)
-	if n == 0 || n > 1000 || len(got.Mounts) != n || len(got.Findings) != n || got.LeftOut == nil || *got.LeftOut != (LeftOut{Certificates: 3000 - n, Mounts: 3000 - n, Findings: 3000 - n}) {
+	if n == 0 || n > 1000 || len(got.Mounts) != n || len(got.Signers) != n || len(got.Findings) != n || got.LeftOut == nil || *got.LeftOut != (LeftOut{Certificates: 3000 - n, Signers: 3000 - n, Mounts: 3000 - n, Findings: 3000 - n}) {
 		t.Errorf("%d certificates, %d mounts, %d findings, left out %+v", n, len(got.Mounts), len(got.Findings), got.LeftOut)
 	}
 	if got.Findings[0].Rule != "the most severe" || len(got.Findings[0].Evidence) > 2010 || !strings.HasSuffix(got.Findings[0].Evidence, "ä…") {
@@ -107,6 +108,9 @@ func TestStatusIsBounded(t *testing.T) {
 	}
 	if c := got.Certificates[0]; len(c.Names.DNS) != 100 || c.Names.LeftOut != 400 {
 		t.Errorf("%d names, %d left out", len(c.Names.DNS), c.Names.LeftOut)
+	}
+	if r := got.Signers[0].Reason; len(r) > 2010 {
+		t.Errorf("why a signer does not sign has %d octets", len(r))
 	}
 	if len(s.Findings[0].Evidence) != 10000 || len(s.Certificates[0].Names.DNS) != 500 || len(s.Certificates[0].LastFailure.Summary) != 10000 || len(s.Mounts[0].CRLs[0].Error) != 10000 || s.LeftOut != nil {
 		t.Error("the original has changed")
