@@ -3,6 +3,8 @@ package k8scsr
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -394,6 +396,47 @@ func TestSigningRefuses(t *testing.T) {
 	if _, err := goodSigning(t).sign(t); err != nil {
 		t.Fatalf("the unchanged request is not signed: %v", err)
 	}
+}
+
+// FuzzSigning: whatever is in a request, nothing breaks, and nothing is in a
+// template that the policy does not name.
+func FuzzSigning(f *testing.F) {
+	block, _ := pem.Decode([]byte(smallExponent))
+	f.Add(block.Bytes)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, c := range []*x509.CertificateRequest{
+		{DNSNames: []string{"localhost"}},
+		{Subject: pkix.Name{CommonName: "localhost", Organization: []string{"x"}}, IPAddresses: []net.IP{net.IPv4(10, 0, 0, 1)}, EmailAddresses: []string{"a@b"}},
+	} {
+		der, err := x509.CreateCertificateRequest(rand.Reader, c, key)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(der)
+	}
+	f.Fuzz(func(t *testing.T, der []byte) {
+		csr, err := x509.ParseCertificateRequest(der)
+		if err != nil {
+			return
+		}
+		w := wish{usages: []string{"digital signature", "server auth"}, key: key.Public()}
+		w.readSubject(csr)
+		if w.readExtensions(csr) != nil || consulPolicy().refusal(w) != nil {
+			return
+		}
+		got := w.certificate() // the signature, which no mutation leaves valid, is left out
+		for _, name := range append([]string{got.Subject.CommonName}, got.DNSNames...) {
+			if name != "" && name != "localhost" && !strings.HasSuffix(name, "server.dc1.consul") {
+				t.Errorf("it names %q", name)
+			}
+		}
+		if got.IsCA || got.KeyUsage != x509.KeyUsageDigitalSignature || len(got.ExtraExtensions)+len(got.URIs)+len(got.EmailAddresses) > 0 || len(got.Subject.Organization) > 0 {
+			t.Errorf("%+v", got)
+		}
+	})
 }
 
 // smallExponent is a request for an RSA key of exponent 3, made with openssl,

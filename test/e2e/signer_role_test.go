@@ -15,6 +15,7 @@ import (
 	"encoding/asn1"
 	"encoding/pem"
 	"fmt"
+	"math/big"
 	"net"
 	"net/url"
 	"os"
@@ -414,7 +415,7 @@ func (s *signerStory) checkKeyShowsNowhere() {
 	}
 	scalar, err := key.Bytes()
 	must(t, err)
-	words := []string{"PRIVATE KEY", fmt.Sprintf("%x", scalar), fmt.Sprintf("%d", key.D)} //nolint:staticcheck // the number itself is what could show
+	words := []string{"PRIVATE KEY", fmt.Sprintf("%x", scalar), new(big.Int).SetBytes(scalar).String()}
 	for line := range strings.Lines(string(s.keyPEM)) {
 		if line = strings.TrimSpace(line); len(line) > 20 && !strings.HasPrefix(line, "-----") {
 			words = append(words, line)
