@@ -132,7 +132,7 @@ const (
 // than eight hours, these minutes come on top.
 //
 // An error is a *SigningRefusal.
-func (p SigningPolicy) Template(r Request, ca Authority, serial *big.Int, now time.Time) (*x509.Certificate, error) {
+func (p SigningPolicy) Template(r Request, ca SigningCA, serial *big.Int, now time.Time) (*x509.Certificate, error) {
 	switch {
 	case r.Signer != p.Signer || p.Signer == "":
 		return nil, refuseToSign(NotAwaiting, "its signer is %q, not %q", r.Signer, p.Signer)
@@ -174,7 +174,7 @@ func (p SigningPolicy) Template(r Request, ca Authority, serial *big.Int, now ti
 // AwaitsSigner tells whether the request is approved and nothing else yet.
 func (r Request) AwaitsSigner() bool { return r.Approved && r.Open() }
 
-func (a Authority) validity(lifetime time.Duration, now time.Time) (from, to time.Time) {
+func (a SigningCA) validity(lifetime time.Duration, now time.Time) (from, to time.Time) {
 	now = now.UTC().Truncate(time.Second)
 	from, to = now.Add(-backdate), now.Add(lifetime)
 	if lifetime >= shortLived {

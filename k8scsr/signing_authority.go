@@ -12,50 +12,50 @@ import (
 	"time"
 )
 
-// Authority is a CA that signs, with the certificates above it.
-type Authority struct {
+// SigningCA is a CA that signs, with the certificates above it.
+type SigningCA struct {
 	Certificate *x509.Certificate
 	Parents     []*x509.Certificate // as its file has them, nearest first; a self-signed root may be among them
 }
 
-// ParseAuthority reads the PEM of a CA: its own certificate first, then those
+// ParseSigningCA reads the PEM of a CA: its own certificate first, then those
 // above it, each of which signed the one before. It is bounded as a chain is.
-func ParseAuthority(data []byte) (Authority, error) {
+func ParseSigningCA(data []byte) (SigningCA, error) {
 	if len(data) > maxChain {
-		return Authority{}, fmt.Errorf("parsing the CA's certificate: it has %d octets, more than %d", len(data), maxChain)
+		return SigningCA{}, fmt.Errorf("parsing the CA's certificate: it has %d octets, more than %d", len(data), maxChain)
 	}
 	certs, err := parseCertificates(data)
 	if err != nil {
-		return Authority{}, fmt.Errorf("parsing the CA's certificate: %w", err)
+		return SigningCA{}, fmt.Errorf("parsing the CA's certificate: %w", err)
 	}
 	if len(certs) >= maxDepth {
-		return Authority{}, fmt.Errorf("parsing the CA's certificate: it has %d certificates, more than %d", len(certs), maxDepth-1)
+		return SigningCA{}, fmt.Errorf("parsing the CA's certificate: it has %d certificates, more than %d", len(certs), maxDepth-1)
 	}
 	if err := linked(certs); err != nil {
-		return Authority{}, fmt.Errorf("parsing the CA's certificate: %w", err)
+		return SigningCA{}, fmt.Errorf("parsing the CA's certificate: %w", err)
 	}
 	for n := range certs[1:] {
 		if certs[n].CheckSignatureFrom(certs[n+1]) != nil {
-			return Authority{}, fmt.Errorf("parsing the CA's certificate: certificate %d of the file did not sign the one before it: put the CA first, then what signed it, and so on", n+2)
+			return SigningCA{}, fmt.Errorf("parsing the CA's certificate: certificate %d of the file did not sign the one before it: put the CA first, then what signed it, and so on", n+2)
 		}
 	}
-	return Authority{Certificate: certs[0], Parents: certs[1:]}, nil
+	return SigningCA{Certificate: certs[0], Parents: certs[1:]}, nil
 }
 
 // Matches tells whether the key is the CA's.
-func (a Authority) Matches(key crypto.PublicKey) bool { return sameKey(a.Certificate.PublicKey, key) }
+func (a SigningCA) Matches(key crypto.PublicKey) bool { return sameKey(a.Certificate.PublicKey, key) }
 
-func (a Authority) all() []*x509.Certificate {
+func (a SigningCA) all() []*x509.Certificate {
 	return append([]*x509.Certificate{a.Certificate}, a.Parents...)
 }
 
 // NotAfter is the end of the CA, or of the first one above it that ends sooner.
-func (a Authority) NotAfter() time.Time {
+func (a SigningCA) NotAfter() time.Time {
 	return slices.MinFunc(a.all(), func(x, y *x509.Certificate) int { return x.NotAfter.Compare(y.NotAfter) }).NotAfter
 }
 
 // Ends is AuthorityEnds of the CA, or of one above it that is worse.
-func (a Authority) Ends(leafLifetime time.Duration, now time.Time) (severity Severity, reason string) {
+func (a SigningCA) Ends(leafLifetime time.Duration, now time.Time) (severity Severity, reason string) {
 	for n, cert := range a.all() {
 		s, why := AuthorityEnds(cert, leafLifetime, now)
 		if s == "" || severity == Critical || s == severity {
@@ -71,7 +71,7 @@ func (a Authority) Ends(leafLifetime time.Duration, now time.Time) (severity Sev
 // Usable tells why the CA cannot sign at now: it is none (RFC 5280 sections
 // 4.2.1.3 and 4.2.1.9), its key is weak, it or one above it is not valid now, or
 // it ends before the shortest certificate would.
-func (a Authority) Usable(now time.Time) error {
+func (a SigningCA) Usable(now time.Time) error {
 	ca := a.Certificate
 	switch {
 	case ca == nil:
@@ -109,7 +109,7 @@ func (a Authority) Usable(now time.Time) error {
 // emptyName is the encoding of a name without attributes.
 var emptyName = []byte{0x30, 0}
 
-func (a Authority) checkKey() error {
+func (a SigningCA) checkKey() error {
 	kind := KeyOf(a.Certificate.PublicKey)
 	if kind.Algorithm == RSA { // of any size that is neither weak nor costly
 		if n := a.Certificate.PublicKey.(*rsa.PublicKey).N.BitLen(); n < 2048 || n > maxRSA {
@@ -125,7 +125,7 @@ func (a Authority) checkKey() error {
 
 // keyID is the CA's subject key identifier, made as that of a leaf where its
 // certificate has none.
-func (a Authority) keyID() []byte {
+func (a SigningCA) keyID() []byte {
 	if id := a.Certificate.SubjectKeyId; len(id) > 0 {
 		return id
 	}
@@ -133,7 +133,7 @@ func (a Authority) keyID() []byte {
 }
 
 // refusal tells what a wish cannot have under this CA whatever the policy says.
-func (a Authority) refusal(w wish) *SigningRefusal {
+func (a SigningCA) refusal(w wish) *SigningRefusal {
 	if sameKey(w.key, a.Certificate.PublicKey) {
 		return refuseToSign(BadKey, "its key is the CA's own")
 	}
@@ -146,7 +146,7 @@ func (a Authority) refusal(w wish) *SigningRefusal {
 
 // verify checks the path from a certificate to the topmost one of the file, which
 // the CA itself is where it stands alone.
-func (a Authority) verify(leaf *x509.Certificate, usage x509.ExtKeyUsage, now time.Time) error {
+func (a SigningCA) verify(leaf *x509.Certificate, usage x509.ExtKeyUsage, now time.Time) error {
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
 	for n, cert := range a.all() {
 		if n == len(a.Parents) {
@@ -167,7 +167,7 @@ func (a Authority) verify(leaf *x509.Certificate, usage x509.ExtKeyUsage, now ti
 //
 // A *SigningRefusal is the CA's own constraints; another error is a fault in the
 // making.
-func (a Authority) Answer(der []byte, template *x509.Certificate, now time.Time) ([]byte, error) {
+func (a SigningCA) Answer(der []byte, template *x509.Certificate, now time.Time) ([]byte, error) {
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
 		return nil, fmt.Errorf("checking the certificate that was signed: %w", err)
@@ -195,7 +195,7 @@ func (a Authority) Answer(der []byte, template *x509.Certificate, now time.Time)
 	return encodeCertificates(out), nil
 }
 
-func (a Authority) isOf(leaf, template *x509.Certificate) error {
+func (a SigningCA) isOf(leaf, template *x509.Certificate) error {
 	for _, c := range []struct {
 		what string
 		same bool

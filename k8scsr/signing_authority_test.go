@@ -76,7 +76,7 @@ func TestSigningChain(t *testing.T) {
 		{"intermediate and root", middle, []*x509.Certificate{middle.cert, root.cert}, []string{"server.dc1.consul", "middle"}},
 		{"two intermediates and root", low, []*x509.Certificate{low.cert, middle.cert, root.cert}, []string{"server.dc1.consul", "low", "middle"}},
 	} {
-		ca, err := ParseAuthority(toPEM(c.file...))
+		ca, err := ParseSigningCA(toPEM(c.file...))
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
@@ -120,7 +120,7 @@ func TestParseAuthorityRefuses(t *testing.T) {
 		"too large":           bytes.Repeat([]byte("x"), 100_000),
 		"too many":            toPEM(slices.Repeat([]*x509.Certificate{root.cert}, 10)...),
 	} {
-		if _, err := ParseAuthority(data); err == nil || !strings.HasPrefix(err.Error(), "parsing the CA's certificate: ") {
+		if _, err := ParseSigningCA(data); err == nil || !strings.HasPrefix(err.Error(), "parsing the CA's certificate: ") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -134,20 +134,20 @@ func TestAuthorityUsable(t *testing.T) {
 	zero := newAuthority(t, "zero", newAuthority(t, "free", nil), func(c *x509.Certificate) { c.MaxPathLenZero = true })
 	for _, c := range []struct {
 		name string
-		ca   Authority
+		ca   SigningCA
 		want string
 	}{
-		{"path length 0 of its own", Authority{zero.cert, nil}, ""},
-		{"root of path length 0", Authority{root.cert, nil}, ""},
-		{"under a path length of 0", Authority{under.cert, []*x509.Certificate{root.cert}}, "allows 0 CAs below it, and there are 1"},
-		{"under one that ended", Authority{underEnded.cert, []*x509.Certificate{ended.cert}}, "sooner than the shortest"},
+		{"path length 0 of its own", SigningCA{zero.cert, nil}, ""},
+		{"root of path length 0", SigningCA{root.cert, nil}, ""},
+		{"under a path length of 0", SigningCA{under.cert, []*x509.Certificate{root.cert}}, "allows 0 CAs below it, and there are 1"},
+		{"under one that ended", SigningCA{underEnded.cert, []*x509.Certificate{ended.cert}}, "sooner than the shortest"},
 	} {
 		err := c.ca.Usable(epoch)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
-	if !(Authority{Certificate: root.cert}).Matches(root.key.Public()) || (Authority{Certificate: root.cert}).Matches(under.key.Public()) {
+	if !(SigningCA{Certificate: root.cert}).Matches(root.key.Public()) || (SigningCA{Certificate: root.cert}).Matches(under.key.Public()) {
 		t.Error("a key is matched wrongly")
 	}
 }
@@ -155,11 +155,11 @@ func TestAuthorityUsable(t *testing.T) {
 func TestAuthorityEndsWithItsParents(t *testing.T) {
 	root := newAuthority(t, "root", nil, func(c *x509.Certificate) { c.NotAfter = epoch.AddDate(0, 0, 10) })
 	low := newAuthority(t, "low", root, func(c *x509.Certificate) { c.NotBefore = epoch.AddDate(0, 0, -1) })
-	ca := Authority{low.cert, []*x509.Certificate{root.cert}}
+	ca := SigningCA{low.cert, []*x509.Certificate{root.cert}}
 	if s, why := ca.Ends(24*time.Hour, epoch); s != Critical || !strings.HasPrefix(why, `stands under "CN=root", which ends `) {
 		t.Errorf("%q %q", s, why)
 	}
-	if s, why := (Authority{low.cert, nil}).Ends(24*time.Hour, epoch); s != "" || why != "" {
+	if s, why := (SigningCA{low.cert, nil}).Ends(24*time.Hour, epoch); s != "" || why != "" {
 		t.Errorf("%q %q", s, why)
 	}
 }
@@ -209,7 +209,7 @@ func TestAnswerChecks(t *testing.T) {
 	if answer, err := s.authority().Answer(der, template, s.now); answer != nil || err == nil {
 		t.Errorf("broken signature: %v", err)
 	}
-	if answer, err := (Authority{Certificate: other.cert}).Answer(der, template, s.now); answer != nil || err == nil {
+	if answer, err := (SigningCA{Certificate: other.cert}).Answer(der, template, s.now); answer != nil || err == nil {
 		t.Errorf("another CA of the same name: %v", err)
 	}
 }
@@ -219,7 +219,7 @@ func TestAuthorityWithoutKeyIdentifier(t *testing.T) {
 	ca := *newAuthority(t, "ca", nil).cert
 	want := keyID(ca.PublicKey)
 	ca.SubjectKeyId = nil
-	if got := (Authority{Certificate: &ca}).keyID(); len(got) != 20 || !bytes.Equal(got, want) {
+	if got := (SigningCA{Certificate: &ca}).keyID(); len(got) != 20 || !bytes.Equal(got, want) {
 		t.Errorf("%x", got)
 	}
 }

@@ -63,15 +63,15 @@ func goodSigning(t *testing.T) *signing {
 	}
 }
 
-func (s *signing) authority() Authority {
+func (s *signing) authority() SigningCA {
 	if s.ca == nil {
-		return Authority{}
+		return SigningCA{}
 	}
 	parents := s.ca.chain
 	if len(parents) > 0 {
 		parents = parents[1:] // the first is the CA itself
 	}
-	return Authority{Certificate: s.ca.cert, Parents: parents}
+	return SigningCA{Certificate: s.ca.cert, Parents: parents}
 }
 
 // sign is all that a signer does.

@@ -58,7 +58,7 @@ func (s *Signer) sign(a *authority, ca *loaded, r k8scsr.Request) (answer []byte
 		}
 	}()
 	now := s.now()
-	template, err := a.Policy.Template(r, ca.Authority, newSerial(), now)
+	template, err := a.Policy.Template(r, ca.SigningCA, newSerial(), now)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -14,7 +14,7 @@ import (
 
 // loaded is a CA that can sign.
 type loaded struct {
-	k8scsr.Authority
+	k8scsr.SigningCA
 	key caKey
 }
 
@@ -34,7 +34,7 @@ func (s *Signer) load(ctx context.Context, a *authority, now time.Time) (ca *loa
 	}
 	keyPEM := secret.Data[a.KeyKey]
 	defer clear(keyPEM)
-	certificate, err := k8scsr.ParseAuthority(secret.Data[a.CertificateKey])
+	certificate, err := k8scsr.ParseSigningCA(secret.Data[a.CertificateKey])
 	switch {
 	case len(secret.Data[a.CertificateKey]) == 0:
 		problem = fmt.Sprintf("the Secret has no entry %q, which caSecret.certificate names", a.CertificateKey)

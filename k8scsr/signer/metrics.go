@@ -63,7 +63,7 @@ func (m *metrics) count(a *authority, r result) {
 	m.requests.WithLabelValues(a.name(), string(r)).Inc()
 }
 
-func (m *metrics) ca(a *authority, ca k8scsr.Authority) {
+func (m *metrics) ca(a *authority, ca k8scsr.SigningCA) {
 	m.notAfter.WithLabelValues(a.name()).Set(float64(ca.NotAfter().Unix()))
 }
 

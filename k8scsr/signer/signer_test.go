@@ -400,14 +400,14 @@ func TestTheKeyShowsNowhere(t *testing.T) {
 	_, ca := newCluster(t)
 	key := newCAKey(ca.key)
 	var log bytes.Buffer
-	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "key", key, "ca", &loaded{k8scsr.Authority{}, key})
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "key", key, "ca", &loaded{k8scsr.SigningCA{}, key})
 	text, err := json.Marshal(map[string]any{"key": key})
 	if err != nil {
 		t.Fatal(err)
 	}
 	shown := log.String() + string(text)
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
-		shown += fmt.Sprintf(verb, key) + fmt.Sprintf(verb, loaded{k8scsr.Authority{}, key})
+		shown += fmt.Sprintf(verb, key) + fmt.Sprintf(verb, loaded{k8scsr.SigningCA{}, key})
 	}
 	der := string(ca.keyPEM(t))
 	if strings.Contains(shown, "PrivateKey") || strings.Contains(shown, der[40:60]) || strings.Count(shown, redacted) != 9 {
