@@ -11,6 +11,7 @@ import (
 	"github.com/pkiwarden/pkiwarden/k8scsr"
 	"github.com/pkiwarden/pkiwarden/k8scsr/deliver"
 	"github.com/pkiwarden/pkiwarden/k8scsr/issuer"
+	"github.com/pkiwarden/pkiwarden/k8scsr/signer"
 	"github.com/pkiwarden/pkiwarden/pki"
 )
 
@@ -34,6 +35,24 @@ func certificates(list []config.Certificate) []issuer.Certificate {
 		})
 	}
 	return out
+}
+
+// authorities are the signers that are configured.
+func authorities(list []config.Signer) []signer.Authority {
+	var out []signer.Authority
+	for _, s := range list {
+		out = append(out, signer.Authority{
+			Policy: signingPolicy(s), Namespace: s.CASecret.Namespace, Secret: s.CASecret.Name,
+			CertificateKey: s.CASecret.Certificate, KeyKey: s.CASecret.Key,
+		})
+	}
+	return out
+}
+
+func signingPolicy(s config.Signer) k8scsr.SigningPolicy {
+	return k8scsr.SigningPolicy{
+		Signer: s.Name, MaxLifetime: s.MaxLifetime, Usages: s.Usages, DNSNames: s.Allow.DNSNames, IPAddresses: s.Allow.IPAddresses,
+	}
 }
 
 func nameSources(list []config.ObjectRef) []issuer.NameSource {
@@ -158,12 +177,24 @@ func acceptable(c *config.Config, bad func(path, message string)) {
 		at = "tidy.pause"
 	}
 	check(at, tidyPolicy(c).Validate())
+	for i, signer := range c.Signers {
+		check(fmt.Sprintf("signers[%d]", i), signingPolicy(signer).Validate())
+	}
 	for i, certificate := range c.Certificates {
 		at := fmt.Sprintf("certificates[%d]", i)
 		wanted, err := spec(certificate)
 		check(at+".profile", err)
 		if err == nil {
-			check(at, wanted.WithDefaults().Validate())
+			wanted = wanted.WithDefaults()
+			check(at, wanted.Validate())
+			for _, signer := range c.Signers {
+				if signer.Name != wanted.Signer {
+					continue
+				}
+				for _, why := range signingPolicy(signer).Refuses(wanted) {
+					bad(at, fmt.Sprintf("signer %s would not sign it: %s; change the certificate, or signers", signer.Name, why))
+				}
+			}
 		}
 		if next := certificate.Secret.Name + issuer.NextSuffix; len(next) > 253 {
 			bad(at+".secret.name", fmt.Sprintf("%q is too long: with %q it has to fit into 253 octets", certificate.Secret.Name, issuer.NextSuffix))

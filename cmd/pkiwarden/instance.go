@@ -233,6 +233,9 @@ func (i *instance) reportCertificates(source string) func([]k8scsr.Finding) {
 	}
 }
 
-const certificatesSource = "certificates"
+const (
+	certificatesSource = "certificates"
+	signerSource       = "signer"
+)
 
 func delivering(d config.Deliver) string { return "deliver " + d.Certificate }

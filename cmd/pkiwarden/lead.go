@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/loop"
@@ -29,6 +28,9 @@ func (i *instance) parts() []part {
 	if len(i.cfg.Certificates) > 0 {
 		parts = append(parts, part{"certificates", "renewing the declared certificates", i.issuing})
 	}
+	if len(i.cfg.Signers) > 0 {
+		parts = append(parts, part{signerSource, "signing requests for the configured signers", i.signing})
+	}
 	if i.cfg.Vault.Address != "" {
 		parts = append(parts, part{"crl", "watching the CRLs, and tidy", i.watching})
 	}
@@ -39,12 +41,15 @@ func preparing(p part) string { return "preparing " + p.loop }
 
 // sources are all that may report findings under this configuration.
 func (i *instance) sources() []string {
-	all := []string{certificatesSource, loginSource, crlSource, tidySource}
-	if len(i.cfg.Certificates) == 0 {
-		all = all[1:]
+	var all []string
+	if len(i.cfg.Certificates) > 0 {
+		all = append(all, certificatesSource)
 	}
-	if i.cfg.Vault.Address == "" {
-		all = slices.DeleteFunc(all, func(source string) bool { return source != certificatesSource })
+	if len(i.cfg.Signers) > 0 {
+		all = append(all, signerSource)
+	}
+	if i.cfg.Vault.Address != "" {
+		all = append(all, loginSource, crlSource, tidySource)
 	}
 	for _, p := range i.parts() {
 		all = append(all, preparing(p))
@@ -61,7 +66,7 @@ func (i *instance) lead(ctx context.Context) {
 	defer i.log.Info("no longer leading")
 	parts := i.parts()
 	if len(parts) == 0 {
-		i.log.Warn("the leader has nothing to do: set vault.address or VAULT_ADDR, or declare certificates")
+		i.log.Warn("the leader has nothing to do: set vault.address or VAULT_ADDR, or declare certificates or signers")
 		<-ctx.Done()
 		return
 	}

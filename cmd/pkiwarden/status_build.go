@@ -14,6 +14,7 @@ import (
 	"github.com/pkiwarden/pkiwarden/k8scsr"
 	"github.com/pkiwarden/pkiwarden/k8scsr/deliver"
 	"github.com/pkiwarden/pkiwarden/k8scsr/issuer"
+	"github.com/pkiwarden/pkiwarden/k8scsr/signer"
 	"github.com/pkiwarden/pkiwarden/pki"
 	"github.com/pkiwarden/pkiwarden/pki/tidier"
 )
@@ -38,6 +39,7 @@ type known struct {
 	accepted     bool      // the configuration file as it is now
 	acceptedAt   time.Time // zero: not told yet
 	certificates func() []issuer.Status
+	signers      func() []signer.Status
 	vault        *vaultWork
 }
 
@@ -64,7 +66,7 @@ func (i *instance) setConfig(accepted bool, inUseSince time.Time) {
 func (i *instance) status() ops.Status {
 	k := &i.known
 	k.mu.Lock()
-	leading, since, accepted, acceptedAt, certificates, work := k.leading, k.leadingSince, k.accepted, k.acceptedAt, k.certificates, k.vault
+	leading, since, accepted, acceptedAt, certificates, signers, work := k.leading, k.leadingSince, k.accepted, k.acceptedAt, k.certificates, k.signers, k.vault
 	k.mu.Unlock()
 	now := i.now()
 	s := ops.Status{
@@ -92,6 +94,9 @@ func (i *instance) status() ops.Status {
 	if leading && len(i.cfg.Certificates) > 0 {
 		s.Certificates = i.certificatesOf(certificates, now, doubt)
 		s.Findings = append(expiredSince(s.Certificates, s.Findings), s.Findings...)
+	}
+	if leading && len(i.cfg.Signers) > 0 {
+		s.Signers = signersOf(signers, now, doubt)
 	}
 	if leading && i.cfg.Vault.Address != "" {
 		s.Mounts = i.mountsOf(work, doubt)

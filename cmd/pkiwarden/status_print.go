@@ -23,6 +23,7 @@ func writeStatus(w io.Writer, s ops.Status, now time.Time) error {
 	p.head(now)
 	p.certificates()
 	p.trust()
+	p.signers()
 	p.deliveries()
 	p.mounts()
 	p.tidies()
@@ -122,7 +123,7 @@ func leftOut(l ops.LeftOut) string {
 	for _, part := range []struct {
 		n    int
 		unit string
-	}{{l.Certificates, "certificate"}, {l.Deliveries, "delivery"}, {l.Mounts, "mount"}, {l.Findings, "finding"}, {l.Loops, "loop"}, {l.Undetermined, "doubt"}} {
+	}{{l.Certificates, "certificate"}, {l.Signers, "signer"}, {l.Deliveries, "delivery"}, {l.Mounts, "mount"}, {l.Findings, "finding"}, {l.Loops, "loop"}, {l.Undetermined, "doubt"}} {
 		switch {
 		case part.n == 0:
 		case part.unit == "delivery" && part.n > 1:
@@ -181,6 +182,18 @@ func (p statusPrinter) certificates() {
 	default:
 		p.line("Certificates as observed %s to %s", p.ago(oldest), p.ago(newest))
 	}
+}
+
+func (p statusPrinter) signers() {
+	var rows [][]string
+	for _, s := range p.s.Signers {
+		signed := fmt.Sprintf("%s, %s refused", grouped(int64(s.Signed)), grouped(int64(s.Refused)))
+		if !s.LastSignedAt.IsZero() {
+			signed += ", the last " + p.ago(s.LastSignedAt)
+		}
+		rows = append(rows, []string{s.Name, s.State, p.when(s.NotAfter), signed, s.Reason})
+	}
+	p.table("SIGNER\tSTATE\tCA VALID UNTIL\tSIGNED\tWHY NOT", rows)
 }
 
 // trust prints the bundles that are changing: the others are as configured.

@@ -26,6 +26,8 @@ const leaderDocument = `{
    "observedAt": "2026-03-01T11:59:58Z", "request": "pkiwarden-x", "lastFailure": {"rule": "csr-denied", "summary": "request pkiwarden-w was denied: no", "at": "2026-03-01T11:50:00Z", "inARow": 1}},
   {"name": "vault", "secret": "vault/tls", "paused": false, "state": "good", "step": "nothing", "reason": "good until then", "observedAt": "2026-03-01T11:59:58Z", "notBefore": "2026-02-01T12:00:00Z", "notAfter": "2026-03-11T12:00:00Z", "renewAt": "2026-03-03T13:00:00Z"}
  ],
+ "signers": [{"name": "pkiwarden.io/consul", "secret": "consul/ca", "state": "unusable", "reason": "the Secret\u001b does not exist", "lookedAt": "2026-03-01T11:59:50Z", "signed": 1200, "refused": 1, "lastSignedAt": "2026-03-01T11:00:00Z"},
+  {"name": "pkiwarden.io/web", "secret": "web/ca", "state": "good", "lookedAt": "2026-03-01T11:59:50Z", "notAfter": "2026-03-11T12:00:00Z", "signed": 0, "refused": 0}],
  "deliveries": [{"certificate": "vault", "delivered": true, "lookedAt": "2026-03-01T11:59:50Z", "notAfter": "2026-03-11T12:00:00Z", "fingerprint": "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
   "addresses": [{"address": "127.0.0.1:8200", "served": true, "verifiedAt": "2026-03-01T11:59:50Z"}, {"address": "127.0.0.1:8202", "error": "connection refused"}]}],
  "mounts": [{"name": "pki", "crls": [{"issuer": "root", "measuredAt": "2026-03-01T11:59:30Z", "bytes": 196446, "limitBytes": 392892, "entries": 5030, "nextUpdate": "2026-03-03T12:00:00Z", "limitReachedAt": "2026-03-15T12:00:00Z"}],
@@ -43,6 +45,10 @@ CERTIFICATE  STATE           VALID UNTIL                         RENEWAL        
 consul       await-approval  -                                   -                                         request pkiwarden-x awaits approval by somebody else: kubectl certificate approve pkiwarden-x; the last attempt that failed, 10 minutes ago: request pkiwarden-w was denied: no
 vault        good            2026-03-11 12:00:00 UTC, in 10 days  2026-03-03 13:00:00 UTC, in 2 days 1 hour  good until then
 Certificates as observed 2 seconds ago
+
+SIGNER               STATE     CA VALID UNTIL                       SIGNED                                   WHY NOT
+pkiwarden.io/consul  unusable  -                                    1,200, 1 refused, the last 1 hour ago    the Secret` + "\ufffd" + ` does not exist
+pkiwarden.io/web     good      2026-03-11 12:00:00 UTC, in 10 days  0, 0 refused                             -
 
 DELIVERY  IN PLACE  VALID UNTIL                          LEAF          ADDRESS         SERVED   WHY NOT
 vault     yes       2026-03-11 12:00:00 UTC, in 10 days  001122334455  127.0.0.1:8200  yes      -

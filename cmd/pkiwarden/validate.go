@@ -23,7 +23,7 @@ type validation struct {
 
 // intention is one thing that the configuration makes pkiwarden do.
 type intention struct {
-	Part string `json:"part"` // vault, leadership, state, certificate, names, deliver, crl, fleet, tidy or metrics
+	Part string `json:"part"` // vault, leadership, state, certificate, names, signer, deliver, crl, fleet, tidy or metrics
 	Does string `json:"does"`
 }
 
@@ -94,6 +94,9 @@ func intentions(c *config.Config) []intention {
 		if certificate.Profile != nil || len(certificate.NamesFrom) > 0 {
 			out = append(out, intention{"names", namesDo(certificate)})
 		}
+	}
+	for _, s := range c.Signers {
+		out = append(out, intention{"signer", signerDoes(s)})
 	}
 	for _, d := range c.Deliver {
 		out = append(out, intention{"deliver", deliverDoes(d)})

@@ -44,7 +44,7 @@ var asked = []struct {
 	cluster         bool
 	verbs           []string // besides the usual ones
 }{
-	{group: "", resource: "secrets", names: []string{"vault-server-tls", "vault-server-tls-next", "vault-unseal-keys"}},
+	{group: "", resource: "secrets", names: []string{"vault-server-tls", "vault-server-tls-next", "vault-unseal-keys", "consul-ca"}},
 	{group: "", resource: "configmaps", names: []string{"kube-root-ca.crt", "pkiwarden", "any"}},
 	{group: "", resource: "pods", names: []string{"vault-0"}},
 	{group: "", resource: "pods/exec", names: []string{"vault-0"}},
@@ -69,7 +69,7 @@ var asked = []struct {
 	{group: "certificates.k8s.io", resource: "certificatesigningrequests/approval", names: []string{"any"}, cluster: true},
 	{group: "certificates.k8s.io", resource: "certificatesigningrequests/status", names: []string{"any"}, cluster: true},
 	{group: "certificates.k8s.io", resource: "signers", cluster: true, verbs: []string{"approve", "sign", "attest"},
-		names: []string{"kubernetes.io/kubelet-serving", "kubernetes.io/kube-apiserver-client", "kubernetes.io/kube-apiserver-client-kubelet"}},
+		names: []string{"kubernetes.io/kubelet-serving", "kubernetes.io/kube-apiserver-client", "kubernetes.io/kube-apiserver-client-kubelet", "pkiwarden.io/consul"}},
 	{group: "certificates.k8s.io", resource: "clustertrustbundles", names: []string{"any"}, cluster: true},
 	{group: "authentication.k8s.io", resource: "tokenreviews", cluster: true},
 	{group: "authentication.k8s.io", resource: "selfsubjectreviews", cluster: true},

@@ -135,6 +135,13 @@ func TestManifests(t *testing.T) {
 			"get services vault/vault", "get services vault/vault-active", "get statefulsets vault/vault", "get ingresses vault/vault"))
 		c.checkRights(t, ctx, "vault", "vault", []string{"get secrets vault/vault-server-tls"})
 	})
+	t.Run("signer", func(t *testing.T) {
+		c.must(t, ctx, "delete", "rolebinding", "-n", "vault", "pkiwarden-names")
+		c.must(t, ctx, "apply", "--server-side", "--validate=strict", "-k", overlay(t, "controller", "signer"))
+		c.checkRights(t, ctx, "pkiwarden", "pkiwarden", append(rightsOfTheLeader,
+			"update certificatesigningrequests/status /any", "sign signers /pkiwarden.io/consul", "get secrets pkiwarden/consul-ca"))
+		c.checkRights(t, ctx, "vault", "vault", []string{"get secrets vault/vault-server-tls"})
+	})
 	t.Run("tidy-cronjob", func(t *testing.T) {
 		c.apply(t, ctx, "tidy-cronjob")
 		c.checkRights(t, ctx, "pkiwarden", "pkiwarden-tidy", rightsOnState)

@@ -105,24 +105,24 @@ type KeyRef struct {
 
 // Signer signs approved requests for a signer name with a CA kept in a Secret.
 type Signer struct {
-	Name        string        `yaml:"name"`
+	Name        string        `yaml:"name"` // unique, not under kubernetes.io
 	CASecret    CASecret      `yaml:"caSecret"`
-	MaxLifetime time.Duration `yaml:"maxLifetime"`
-	Usages      []string      `yaml:"usages"`
+	MaxLifetime time.Duration `yaml:"maxLifetime"` // of what it signs; default 8760h
+	Usages      []string      `yaml:"usages"`      // that it gives, Kubernetes' names; default digital signature, key encipherment, server auth
 	Allow       Allow         `yaml:"allow"`
 }
 
 // CASecret holds a CA's certificate and key.
 type CASecret struct {
-	Namespace   string `yaml:"namespace"`
+	Namespace   string `yaml:"namespace"` // default: the pod's own
 	Name        string `yaml:"name"`
-	Certificate string `yaml:"certificate"` // default tls.crt
+	Certificate string `yaml:"certificate"` // the CA, then those above it; default tls.crt
 	Key         string `yaml:"key"`         // default tls.key
 }
 
 // Allow is what a signer may put into a certificate; nothing by default.
 type Allow struct {
-	DNSNames    []string       `yaml:"dnsNames"` // patterns
+	DNSNames    []string       `yaml:"dnsNames"` // a name, or *.SUFFIX for exactly one label before it
 	IPAddresses []netip.Prefix `yaml:"ipAddresses"`
 }
 
@@ -191,9 +191,15 @@ func (c *Certificate) defaults() {
 	}
 }
 
-func (p *Profile) defaults()  { *p = Profile{ClusterDomain: "cluster.local"} }
-func (r *KeyRef) defaults()   { *r = KeyRef{Key: "ca.crt"} }
-func (s *Signer) defaults()   { *s = Signer{CASecret: CASecret{Certificate: "tls.crt", Key: "tls.key"}} }
+func (p *Profile) defaults() { *p = Profile{ClusterDomain: "cluster.local"} }
+func (r *KeyRef) defaults()  { *r = KeyRef{Key: "ca.crt"} }
+func (s *Signer) defaults() {
+	*s = Signer{
+		CASecret:    CASecret{Certificate: "tls.crt", Key: "tls.key"},
+		MaxLifetime: 8760 * time.Hour,
+		Usages:      []string{"digital signature", "key encipherment", "server auth"},
+	}
+}
 func (l *Listener) defaults() { *l = Listener{Protocol: "tls"} }
 func (r *Rollout) defaults()  { *r = Rollout{Order: "standbysFirst"} }
 func (w *Window) defaults()   { *w = Window{From: "00:00", To: "24:00", Timezone: "UTC"} }

@@ -65,6 +65,7 @@ func (d *decoder) check(c *Config) {
 	d.checkLeaderElection(&c.LeaderElection)
 	d.checkState(&c.State, c.Consul.Address)
 	d.checkCertificates(c.Certificates)
+	d.checkSigners(c.Signers, c.Certificates)
 	d.checkDeliver(c)
 	d.checkCRL(&c.CRL)
 	d.checkTidy(&c.Tidy)

@@ -62,6 +62,13 @@ func contract() *Config {
 			Trust:       Trust{Settle: 5 * time.Minute},
 			RenewAt:     0.66, AlertAt: 0.75, CriticalAt: 0.9,
 		}},
+		Signers: []Signer{{
+			Name:        "pkiwarden.io/consul",
+			CASecret:    CASecret{"consul", "consul-ca", "tls.crt", "tls.key"},
+			MaxLifetime: 8760 * time.Hour,
+			Usages:      []string{"digital signature", "key encipherment", "server auth"},
+			Allow:       Allow{[]string{"server.dc1.consul", "*.server.dc1.consul"}, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
+		}},
 		Deliver: []Deliver{{
 			Certificate: "vault-server",
 			From:        From{API: true},
@@ -99,6 +106,10 @@ certificates:
     profile: {kind: consul-helm, fullName: consul}
     namesFrom: [{kind: Service, name: consul-ui}]
     signer: example.com/consul
+signers:
+  - name: pkiwarden.io/consul
+    caSecret: {namespace: consul, name: consul-ca}
+    allow: {dnsNames: [server.dc1.consul, "*.server.dc1.consul"], ipAddresses: [10.0.0.0/8]}
 deliver:
   - certificate: vault-server
     files: {directory: /vault/tls}
@@ -124,7 +135,7 @@ func TestContract(t *testing.T) {
 
 func TestZeroConfiguration(t *testing.T) {
 	want := contract()
-	want.File, want.Vault.Address, want.Vault.CAFile, want.Certificates, want.Deliver = "", "", "", nil, nil
+	want.File, want.Vault.Address, want.Vault.CAFile, want.Certificates, want.Signers, want.Deliver = "", "", "", nil, nil, nil
 	want.LeaderElection.BackendExplicit, want.State.BackendExplicit = false, false
 	for _, doc := range []string{"", "\n", "# nothing\n", "---\n", "null\n", "{}\n"} {
 		got, err := Parse("", []byte(doc), inPod)

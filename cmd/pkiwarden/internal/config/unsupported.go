@@ -8,7 +8,6 @@ import "reflect"
 var unsupported = map[string]string{
 	"vault.auth.method=approle":              "AppRole login; use kubernetes, tokenFile or token",
 	"leaderElection.backend=consul":          "election by a Consul session; use kubernetes or none",
-	"signers":                                "signing requests with a CA of your own",
 	"deliver[].reload.command":               "reloading by a command; use signal, consul or none",
 	"deliver[].verify[].protocol=consul-rpc": "proof on Consul's RPC port",
 	"deliver[].rollout":                      "one replica at a time",

@@ -28,6 +28,7 @@ type Status struct {
 	// The leader's alone: absent where this instance does not lead, and where
 	// the leader has not begun with them.
 	Certificates []Certificate `json:"certificates,omitzero"`
+	Signers      []Signer      `json:"signers,omitzero"`
 	Mounts       []Mount       `json:"mounts,omitzero"`
 
 	Deliveries []Delivery `json:"deliveries"` // this pod's
@@ -149,6 +150,26 @@ type Names struct {
 	LeftOut int      `json:"leftOut,omitempty"` // of DNS, since there are too many
 }
 
+// Signer is one signer name whose requests are signed here.
+type Signer struct {
+	Name   string `json:"name"`
+	Secret string `json:"secret"` // NAMESPACE/NAME, of the CA
+
+	// State is good, unusable (of the CA: nothing is signed), expired (the CA has
+	// ended since it was looked at), or unknown (the last look failed, was three
+	// minutes ago, or there was none yet).
+	State    string    `json:"state"`
+	Reason   string    `json:"reason,omitempty"` // why it is not good
+	LookedAt time.Time `json:"lookedAt,omitzero"`
+
+	NotBefore time.Time `json:"notBefore,omitzero"` // of the CA; absent: there is none, or it is not known
+	NotAfter  time.Time `json:"notAfter,omitzero"`  // of the CA, or of the first above it that ends sooner
+
+	Signed       int       `json:"signed"`  // requests, since this instance leads
+	Refused      int       `json:"refused"` // requests, since this instance leads
+	LastSignedAt time.Time `json:"lastSignedAt,omitzero"`
+}
+
 // Delivery is one certificate that is delivered to this pod.
 type Delivery struct {
 	Certificate string     `json:"certificate"`
@@ -220,6 +241,7 @@ type TidyRun struct {
 // LeftOut counts what a document leaves out.
 type LeftOut struct {
 	Certificates int `json:"certificates,omitempty"`
+	Signers      int `json:"signers,omitempty"`
 	Mounts       int `json:"mounts,omitempty"`
 	Deliveries   int `json:"deliveries,omitempty"`
 	Findings     int `json:"findings,omitempty"`
@@ -290,6 +312,7 @@ func (s Status) cut(n int) Status {
 	s.Undetermined = first(s.Undetermined, n, &left.Undetermined)
 	s.Loops = first(s.Loops, n, &left.Loops)
 	s.Certificates = first(s.Certificates, n, &left.Certificates)
+	s.Signers = first(s.Signers, n, &left.Signers)
 	s.Mounts = first(s.Mounts, n, &left.Mounts)
 	s.Deliveries = first(s.Deliveries, n, &left.Deliveries)
 	s.Findings = first(s.Findings, n, &left.Findings)
@@ -316,6 +339,7 @@ func (s Status) cut(n int) Status {
 			c.Names = &names
 		}
 	}
+	shorten(each(s.Signers, func(s *Signer) []*string { return []*string{&s.Reason} })...)
 	shorten(each(s.Deliveries, func(d *Delivery) []*string { return []*string{&d.Error} })...)
 	for i := range s.Mounts {
 		m := &s.Mounts[i]

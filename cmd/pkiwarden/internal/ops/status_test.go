@@ -82,6 +82,7 @@ func TestStatusIsBounded(t *testing.T) {
 	var s Status
 	for range 3000 {
 		s.Certificates = append(s.Certificates, Certificate{Name: "c", Reason: long, Trust: trust, Names: &Names{DNS: names}, LastFailure: &Failure{Summary: long}})
+		s.Signers = append(s.Signers, Signer{Name: "s", Reason: long})
 		s.Mounts = append(s.Mounts, Mount{Name: "m", CRLs: []CRL{{Error: long, Forecast: long}}, Tidy: &Tidy{Reason: long}})
 		s.Findings = append(s.Findings, Finding{Rule: "r", Evidence: long})
 	}
@@ -99,7 +100,7 @@ func TestStatusIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := len(got.Certificates)
-	if n == 0 || n > 1000 || len(got.Mounts) != n || len(got.Findings) != n || got.LeftOut == nil || *got.LeftOut != (LeftOut{Certificates: 3000 - n, Mounts: 3000 - n, Findings: 3000 - n}) {
+	if n == 0 || n > 1000 || len(got.Mounts) != n || len(got.Signers) != n || len(got.Findings) != n || got.LeftOut == nil || *got.LeftOut != (LeftOut{Certificates: 3000 - n, Signers: 3000 - n, Mounts: 3000 - n, Findings: 3000 - n}) {
 		t.Errorf("%d certificates, %d mounts, %d findings, left out %+v", n, len(got.Mounts), len(got.Findings), got.LeftOut)
 	}
 	if got.Findings[0].Rule != "the most severe" || len(got.Findings[0].Evidence) > 2010 || !strings.HasSuffix(got.Findings[0].Evidence, "ä…") {
@@ -110,6 +111,9 @@ func TestStatusIsBounded(t *testing.T) {
 	}
 	if c := got.Certificates[0]; len(c.Names.DNS) != 100 || c.Names.LeftOut != 400 {
 		t.Errorf("%d names, %d left out", len(c.Names.DNS), c.Names.LeftOut)
+	}
+	if r := got.Signers[0].Reason; len(r) > 2010 {
+		t.Errorf("why a signer does not sign has %d octets", len(r))
 	}
 	if c := got.Certificates[0].Trust; len(c.Authorities) != 20 || c.Authorities[0].State != "leaving" || len(c.Peers) != 20 || c.LeftOut != 20 || len(c.Reason) > 2010 || len(c.Peers[0].Detail) > 2010 {
 		t.Errorf("trust: %d CAs, the first %q, %d peers, %d left out", len(c.Authorities), c.Authorities[0].State, len(c.Peers), c.LeftOut)

@@ -1,0 +1,136 @@
+package signer
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+)
+
+// How a watch is kept open: reopened after a pause that doubles while it does
+// not hold, and ended by the server after a while in any case.
+const (
+	watchFor     = 5 * time.Minute
+	reopenFirst  = time.Second
+	reopenMax    = time.Minute
+	watchConnect = 30 * time.Second // beyond the server's own end
+)
+
+// maxHints is how many names are kept between two looks; those beyond are found
+// by the next scan.
+const maxHints = 1000
+
+// Watch calls wake whenever a request of one of the signers is approved, so that
+// it is signed at once, ahead of all others. It blocks until ctx ends and returns
+// nil. It only saves time: OnceUntil names when to look again without it, so a
+// watch that is forbidden or breaks is logged once per change of state and tried
+// again. Wake must not block.
+func (s *Signer) Watch(ctx context.Context, wake func()) error {
+	var all sync.WaitGroup
+	for _, a := range s.all {
+		all.Go(func() { s.watch(ctx, a, wake) })
+	}
+	all.Wait()
+	return nil
+}
+
+func (s *Signer) watch(ctx context.Context, a *authority, wake func()) {
+	pause, healthy := reopenFirst, true
+	for ctx.Err() == nil {
+		opened := s.now()
+		err := s.watchOnce(ctx, a, wake)
+		if ctx.Err() != nil {
+			return
+		}
+		// One that breaks right after it was opened does not count as working:
+		// it would be opened, and logged, every second.
+		if err == nil || s.now().Sub(opened) > reopenMax {
+			if !healthy {
+				s.log.Info("watching certificate signing requests works again", "signer", a.name())
+			}
+			pause, healthy = reopenFirst, true
+		} else if healthy {
+			s.log.Warn("watching certificate signing requests is not possible; looking by time instead", "signer", a.name(), "error", err)
+			healthy = false
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+		pause = min(2*pause, reopenMax)
+	}
+}
+
+// watchOnce opens one watch and follows it to its end; nil when the server ended
+// it in the ordinary way.
+func (s *Signer) watchOnce(ctx context.Context, a *authority, wake func()) error {
+	ctx, cancel := context.WithTimeout(ctx, watchFor+watchConnect)
+	defer cancel()
+	seconds := int64(watchFor / time.Second)
+	w, err := s.client.CertificatesV1().CertificateSigningRequests().Watch(ctx, metav1.ListOptions{FieldSelector: ofSigner(a), TimeoutSeconds: &seconds})
+	if err != nil {
+		return &callError{call{"watch", "certificatesigningrequests", "", ""}, err}
+	}
+	defer w.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return errors.New("the watch did not end in time")
+		case event, open := <-w.ResultChan():
+			if !open {
+				return nil
+			}
+			if event.Type == watch.Error {
+				return apierrors.FromObject(event.Object)
+			}
+			csr, ok := event.Object.(*certificatesv1.CertificateSigningRequest)
+			if !ok || event.Type == watch.Deleted {
+				continue
+			}
+			// Those that nobody approved are no work: whoever makes them cannot wake us.
+			if r := condense(csr); r.Signer == a.name() && r.AwaitsSigner() {
+				a.hint(csr.Name)
+				wake()
+			}
+		}
+	}
+}
+
+func (a *authority) hint(name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.hints) < maxHints {
+		a.hints[name] = true
+	}
+}
+
+func (a *authority) hinted() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.hints) > 0
+}
+
+// takeHints are the names so far, in a fixed order.
+func (a *authority) takeHints() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	names := slices.Sorted(maps.Keys(a.hints))
+	clear(a.hints)
+	return names
+}
+
+func (a *authority) giveBack(names []string) {
+	for _, name := range names {
+		a.hint(name)
+	}
+}
