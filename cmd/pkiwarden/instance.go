@@ -16,6 +16,7 @@ import (
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/ops"
 	"github.com/pkiwarden/pkiwarden/k8scsr"
 	"github.com/pkiwarden/pkiwarden/k8scsr/deliver"
+	"github.com/pkiwarden/pkiwarden/k8scsr/issuer"
 )
 
 const metricPrefix = "pkiwarden_"
@@ -50,6 +51,7 @@ type instance struct {
 	ops      *ops.Server
 	findings *ops.Findings
 	elector  leader.Elector // nil: this one never leads
+	memory   *issuer.Memory // of the certificates, from one instance to the next
 	local    []*loop.Loop
 	// deliveries are those of local that deliver, by the certificate's name.
 	deliveries map[string][]*loop.Loop
@@ -61,7 +63,7 @@ type instance struct {
 // newInstance makes everything that does not depend on leading. It opens no
 // connection and starts nothing.
 func newInstance(a *app, log *slog.Logger, cfg *config.Config) (*instance, error) {
-	i := &instance{cfg: cfg, log: log, build: readBuild(), deliveries: map[string][]*loop.Loop{}, now: a.now}
+	i := &instance{cfg: cfg, log: log, build: readBuild(), deliveries: map[string][]*loop.Loop{}, now: a.now, memory: &a.memory}
 	counts, err := a.counts()
 	if err != nil {
 		return nil, err

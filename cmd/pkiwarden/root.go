@@ -18,6 +18,7 @@ import (
 
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/ops"
+	"github.com/pkiwarden/pkiwarden/k8scsr/issuer"
 )
 
 // commands is every subcommand, in the order in which help lists them.
@@ -42,7 +43,8 @@ type app struct {
 	configFile string       // --config; "" leaves the choice to config.Load
 	output     outputFormat // -o
 
-	counted *counts  // by run; nil: nothing yet
+	counted *counts // by run; nil: nothing yet
+	memory  issuer.Memory
 	held    ops.Held // by the last instance of run, when its configuration was replaced
 }
 

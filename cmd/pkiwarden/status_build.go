@@ -25,7 +25,8 @@ import (
 const loopLate = 15 * time.Minute
 
 // lookLate is how long ago a certificate may have been looked at before it is not
-// known any more how it is: the looks are a minute apart at most.
+// known any more how it is: the looks are a minute apart at most, and further
+// where there are so many that each is looked at less often.
 const lookLate = 3 * time.Minute
 
 // known is where an instance finds what its status shows. What the leader's work
@@ -235,6 +236,14 @@ const (
 	stateExpired  = "expired"
 )
 
+// interval says how often, of what is done once in it.
+func interval(d time.Duration) string {
+	if d <= time.Minute {
+		return "a minute"
+	}
+	return "in " + d.Round(time.Minute).String()
+}
+
 // certificateOf is c as it is at now, and whether it is not known how it is.
 func certificateOf(c issuer.Status, now time.Time) (out ops.Certificate, unknown bool) {
 	looked := c.LookedAt
@@ -248,8 +257,8 @@ func certificateOf(c issuer.Status, now time.Time) (out ops.Certificate, unknown
 		Trust: trustOf(c.Trust),
 	}
 	switch {
-	case !looked.IsZero() && now.Sub(looked) > lookLate && now.Sub(c.NextAt) > lookLate:
-		out.State, out.Reason = stateUnknown, fmt.Sprintf("last looked at %s, and it should be once a minute", stamped(looked))
+	case !looked.IsZero() && now.Sub(looked) > lookLate && now.Sub(c.NextAt) > max(lookLate, c.Every/2):
+		out.State, out.Reason = stateUnknown, fmt.Sprintf("last looked at %s, and it should be once %s", stamped(looked), interval(c.Every))
 		if c.Err != nil {
 			out.Reason += "; that look failed: " + text(c.Err)
 		}

@@ -36,8 +36,9 @@ const (
 
 	// What events of what went well may cost the API beside the work: a fleet
 	// that is renewed at once would otherwise be renewed later for telling of it.
+	// What is beyond is lost.
 	eventsBurst = 25
-	eventsEvery = time.Second
+	eventsEvery = 5 * time.Second
 )
 
 // events writes Kubernetes Events beside the work, which never waits for them:
@@ -160,13 +161,10 @@ func (e *events) flush(ctx context.Context) bool {
 		if p == nil {
 			return true
 		}
-		var err error
-		if !p.event.Warning {
-			err = e.limit.Wait(ctx)
+		if !p.event.Warning && !e.limit.Allow() {
+			continue
 		}
-		if err == nil {
-			err = e.write(ctx, p)
-		}
+		err := e.write(ctx, p)
 		if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 			e.put(p) // whether it was written is not known: it is for whoever comes next
 			return false

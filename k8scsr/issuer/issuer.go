@@ -55,6 +55,7 @@ type Options struct {
 	Client       kubernetes.Interface
 	Certificates []Certificate
 	Namespace    string                // where a Certificate names none
+	Memory       *Memory               // of the Issuer before this one in the same process; default: none
 	State        State                 // keeps the record of requests; default: none, and the signers have no budget
 	Interval     time.Duration         // between two looks at a certificate at most, unless Reads makes it longer; default one minute
 	Reads        float64               // what looking at all of them may cost while nothing is due, in requests a second; default 2
@@ -74,7 +75,8 @@ type Options struct {
 // Issuer does the cluster's work for a set of certificates.
 type Issuer struct {
 	client       kubernetes.Interface
-	state        State // nil: none
+	memory       *Memory // nil: none
+	state        State   // nil: none
 	certificates []*Certificate
 	interval     time.Duration
 	lookEvery    time.Duration // between two looks at one certificate that read it
@@ -121,7 +123,7 @@ type Issuer struct {
 // certificate at once. It starts nothing.
 func New(o Options) (*Issuer, error) {
 	i := &Issuer{
-		client: o.Client, state: o.State, interval: cmp.Or(o.Interval, time.Minute), log: o.Log, registerer: o.Registerer,
+		client: o.Client, memory: o.Memory, state: o.State, interval: cmp.Or(o.Interval, time.Minute), log: o.Log, registerer: o.Registerer,
 		now: o.Now, report: o.Report, published: o.Published, chance: o.Chance,
 		said: map[string]string{}, outlooks: map[string]*outlook{}, awaited: map[string]*awaited{}, trusts: map[string]trustRead{}, trusted: map[string]string{},
 	}
@@ -166,6 +168,7 @@ func New(o Options) (*Issuer, error) {
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
 	}
+	i.memory.take(i)
 	each := time.Duration(readsPerLook / cmp.Or(o.Reads, 2) * float64(time.Second))
 	i.lookEvery = max(i.interval, time.Duration(len(i.certificates))*each)
 	if i.registerer != nil {
@@ -177,8 +180,10 @@ func New(o Options) (*Issuer, error) {
 }
 
 // Unregister removes the metrics, for when leadership is lost: an instance that
-// no longer looks must not go on to say what it saw.
+// no longer looks must not go on to say what it saw. What it remembers is kept in
+// Options.Memory. Its work must have ended.
 func (i *Issuer) Unregister() {
+	i.memory.keep(i)
 	if i.registerer != nil {
 		i.metrics.unregister(i.registerer, len(i.metrics.all()))
 	}

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/pem"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -185,4 +187,53 @@ func pemOf(chain []byte) []byte {
 		out.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
 	}
 	return out.Bytes()
+}
+
+// Memory is what an Issuer remembers, for the next one in the same process: where
+// the configuration changes, or leadership comes back, nothing has to be read
+// that has not changed. The zero value is ready. It holds no key.
+type Memory struct {
+	mu     sync.Mutex
+	rests  map[string]handedOver // by the certificate's label
+	counts map[eventKey]int32
+}
+
+type handedOver struct {
+	keys    SecretKeys
+	rest    *atRest
+	cleared bool
+}
+
+// take moves what is remembered to a new Issuer.
+func (m *Memory) take(i *Issuer) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range i.certificates {
+		if h, known := m.rests[c.label]; known && h.keys == c.Keys {
+			look := i.outlooks[c.label]
+			look.rest, look.cleared = h.rest, h.cleared
+		}
+	}
+	maps.Copy(i.events.counts, m.counts)
+	m.rests, m.counts = nil, nil
+}
+
+// keep takes what an Issuer remembers whose work has ended.
+func (m *Memory) keep(i *Issuer) {
+	if m == nil {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.rests, m.counts = map[string]handedOver{}, i.events.counts
+	for _, c := range i.certificates {
+		if look := i.outlooks[c.label]; look.rest != nil {
+			m.rests[c.label] = handedOver{c.Keys, look.rest, look.cleared}
+		}
+	}
 }

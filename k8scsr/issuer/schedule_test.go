@@ -281,6 +281,30 @@ func TestCallsOfARenewal(t *testing.T) {
 			t.Errorf("%q, and the record %d times, want %q", calls, state.gets+state.puts, five)
 		}
 	})
+	t.Run("after a change of the configuration", func(t *testing.T) {
+		c, state, memory := newCluster(t), &kept{}, new(Memory)
+		first := c.issuerOn(c.process("pod-a").client(), func(o *Options) { o.State, o.Memory = state, memory }, vaultTLS())
+		first.until(t)
+		first.Unregister()
+		before := c.leaf()
+		cs := c.process("pod-a").client()
+		changed := vaultTLS()
+		changed.Spec.DNSNames = append(changed.Spec.DNSNames, "more.example.com")
+		s := c.issuerOn(cs, func(o *Options) { o.State, o.Memory = state, memory }, changed)
+		s.watching.Store(true)
+		s.until(t)
+		for _, csr := range c.csrs() {
+			s.noteRequest(csr)
+		}
+		s.until(t)
+		if c.leaf().Equal(before) {
+			t.Fatalf("it was not renewed\n%s", &s.log)
+		}
+		others := []string{"get configmaps", "create selfsubjectreviews", "get configmaps"}
+		if got := less(callsOf(cs), others); !slices.Equal(got, five) {
+			t.Errorf("%q, want %q", callsOf(cs), five)
+		}
+	})
 	t.Run("alone", func(t *testing.T) {
 		c, state := newCluster(t), &kept{}
 		cs := c.process("pod-a").client()

@@ -18,9 +18,10 @@ type Status struct {
 	Secret    string
 	Paused    bool
 
-	LookedAt time.Time // the end of the last look; zero before the first
-	Err      error     // why the last look failed; nil: it did not. What was observed is then older
-	NextAt   time.Time // of the next look, if nothing happens before
+	LookedAt time.Time     // the end of the last look; zero before the first
+	Err      error         // why the last look failed; nil: it did not. What was observed is then older
+	NextAt   time.Time     // of the next look, if nothing happens before
+	Every    time.Duration // between two looks at most, while nothing is due
 
 	// What follows was observed at ObservedAt; without it nothing was.
 	ObservedAt time.Time
@@ -73,10 +74,6 @@ func (b *board) allDates() []dates {
 	return out
 }
 
-// LooksEvery is how far apart the looks at a certificate are at most that needs
-// nothing.
-func (i *Issuer) LooksEvery() time.Duration { return i.lookEvery }
-
 // Status is what is known of each certificate, by name. It waits for no look
 // and asks nobody. It holds no key.
 func (i *Issuer) Status() []Status {
@@ -86,6 +83,7 @@ func (i *Issuer) Status() []Status {
 	for _, c := range i.certificates {
 		s := i.board.all[c.label]
 		s.Name, s.Namespace, s.Secret, s.Paused = c.Spec.Name, c.Namespace, c.Secret, c.Spec.Paused
+		s.Every = i.lookEvery
 		out = append(out, s)
 	}
 	slices.SortFunc(out, func(a, b Status) int { return cmp.Compare(a.Name, b.Name) })
