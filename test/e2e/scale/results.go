@@ -99,7 +99,7 @@ func (r Result) details() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "## %s certificates\n\n", grouped(r.Size))
 	if r.Err != nil {
-		why, _, _ := strings.Cut(r.Err.Error(), "\n") // what follows is the end of a log
+		why, _, _ := strings.Cut(r.Err.Error(), "; the end of ") // a log
 		fmt.Fprintf(&b, "**Gave up: %s**\n\n", why)
 	}
 	for _, wrong := range r.Wrong {

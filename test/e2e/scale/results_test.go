@@ -75,7 +75,7 @@ func TestReport(t *testing.T) {
 
 // What was not measured to its end says so, and is not quoted.
 func TestPartialReport(t *testing.T) {
-	given := Result{Size: 1000, Birth: measured(1000, 5, time.Second, 1, 1).Birth, Err: errors.New("birth: no progress for 5 min\nthe log")}
+	given := Result{Size: 1000, Birth: measured(1000, 5, time.Second, 1, 1).Birth, Err: errors.New("birth: no progress for 5 min; the end of the log:\nbusy")}
 	for _, results := range [][]Result{{measured(100, 5, time.Second, 1, 1)}, {measured(100, 5, time.Second, 1, 1), given}} {
 		if made.Complete(results) {
 			t.Fatal("it counts as complete")
