@@ -9,7 +9,7 @@ import (
 // TestHostileShapes holds that what no configuration looks like costs no more
 // than a moment: each of these made the parser or the checks take minutes.
 func TestHostileShapes(t *testing.T) {
-	const size = maxFileBytes - 64
+	const size = MaxFileBytes - 64
 	many := func(s string) string { return strings.Repeat(s, size/len(s)) }
 	var deep strings.Builder
 	for i := 0; deep.Len() < size/2; i++ {
