@@ -133,12 +133,17 @@ func (p *pieces) parseAround(file string) (document ast.Node, list *ast.Sequence
 // parseEntry parses the entry with that index by itself.
 func (p *pieces) parseEntry(file string, i int) (ast.Node, *Problem) {
 	at := p.entries[i]
-	document, problem := parseYAML(file, listKey+"\n"+string(p.text(i)), func(line int) int { return line + at.line - 2 })
+	text, keys := listKey+"\n"+string(p.text(i)), 1
+	if at.offset+len(p.text(i)) < len(p.data) {
+		// Something else follows, which tells the parser where the entry ends.
+		text, keys = text+"end:\n", 2
+	}
+	document, problem := parseYAML(file, text, func(line int) int { return line + at.line - 2 })
 	if problem != nil {
 		return nil, problem
 	}
 	list := p.listOf(document, at.line)
-	if m, ok := document.(*ast.MappingNode); list == nil || ok && len(m.Values) > 1 {
+	if list == nil || len(document.(*ast.MappingNode).Values) != keys {
 		return nil, p.problem(file, at, p.column, "expected an entry that can be read by itself, found another YAML structure")
 	}
 	return list.Values[0], nil
@@ -147,17 +152,16 @@ func (p *pieces) parseEntry(file string, i int) (ast.Node, *Problem) {
 // listOf is the list of certificates, of one entry whose dash is on that line,
 // in a document that is a block mapping.
 func (p *pieces) listOf(document ast.Node, line int) *ast.SequenceNode {
-	if m, ok := document.(*ast.MappingNode); ok && m.IsFlowStyle {
+	m, ok := document.(*ast.MappingNode)
+	if !ok || m.IsFlowStyle {
 		return nil
 	}
-	m, ok := document.(ast.MapNode)
-	if !ok {
-		return nil
-	}
-	for it := m.MapRange(); it.Next(); {
-		list, ok := it.Value().(*ast.SequenceNode)
-		key := scalarOf(it.Key())
-		if ok && key.kind == text && key.value+":" == listKey && !list.IsFlowStyle && len(list.Values) == 1 && placeOf(it.Key()).column == 1 && placeOf(list) == (place{line, p.column}) {
+	for _, pair := range m.Values {
+		list, ok := pair.Value.(*ast.SequenceNode)
+		if !ok || list.IsFlowStyle || len(list.Values) != 1 || placeOf(list) != (place{line, p.column}) {
+			continue
+		}
+		if key := scalarOf(pair.Key); key.kind == text && key.value+":" == listKey && placeOf(pair.Key).column == 1 {
 			return list
 		}
 	}
