@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"fmt"
+	"strings"
 
 	"github.com/goccy/go-yaml/ast"
 )
@@ -87,7 +88,7 @@ func (p *pieces) tooLarge(file string) *Problem {
 			return p.problem(file, e, p.column, "expected at most 128 KiB for one entry, found %d bytes", size)
 		}
 	}
-	if len(p.entries) > 1 && p.entries[1].offset+len(p.data)-p.tail.offset > maxTextBytes {
+	if len(p.entries) > 0 && p.entries[0].offset+len(p.data)-p.tail.offset > maxTextBytes {
 		return &Problem{File: file, Message: "the file is larger than 1 MiB without the entries of certificates"}
 	}
 	return nil
@@ -102,28 +103,25 @@ func (p *pieces) text(i int) []byte {
 	return p.data[p.entries[i].offset:end]
 }
 
-// around is the file with the first entry only.
-func (p *pieces) around() []byte {
-	if len(p.entries) < 2 {
-		return p.data
-	}
-	head, tail := p.data[:p.entries[1].offset], p.data[p.tail.offset:]
-	return append(head[:len(head):len(head)], tail...)
+// around is the file with one short entry instead of all.
+func (p *pieces) around() string {
+	return string(p.data[:p.entries[0].offset]) + strings.Repeat(" ", p.column-1) + "- entry\n" + string(p.data[p.tail.offset:])
 }
 
-// parseAround parses the file with the first entry only, and finds the list
-// within it. There is none when what looks like the list is something else.
+// parseAround parses the file without its entries, and finds within it the list
+// that they belong to. There is none when what looks like it is something else.
 func (p *pieces) parseAround(file string) (document ast.Node, list *ast.SequenceNode, problem *Problem) {
-	document, problem = parseYAML(file, string(p.around()), func(line int) int {
-		if len(p.entries) > 1 && line >= p.entries[1].line {
-			line += p.tail.line - p.entries[1].line
+	entry := p.entries[0].line
+	document, problem = parseYAML(file, p.around(), func(line int) int {
+		if line > entry {
+			line += p.tail.line - entry - 1
 		}
 		return line
 	})
 	if problem != nil {
 		return nil, nil, problem
 	}
-	list = p.listOf(document, p.entries[0].line)
+	list = p.listOf(document, entry)
 	if list == nil {
 		return nil, nil, p.problem(file, piece{line: p.key}, 1, "expected a block list whose entries can be read one by one, found another YAML structure around it")
 	}

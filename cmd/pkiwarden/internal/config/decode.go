@@ -40,7 +40,7 @@ type decoder struct {
 	secrets  map[ObjectName]int
 	pool     pool
 
-	pieces       *pieces  // the file, when sequence has its first entry only
+	pieces       *pieces  // the file, when sequence stands for its entries
 	uncut        *Problem // why the file has to be read as a whole
 	entryAnchors map[string][]*ast.AnchorNode
 	visited      int // anchors so far
@@ -187,7 +187,11 @@ func (d *decoder) mapping(n ast.Node, path string, v reflect.Value, tag reflect.
 		at := join(path, e.key)
 		i := slices.IndexFunc(fields, func(f reflect.StructField) bool { return f.Tag.Get("yaml") == e.key })
 		if i < 0 {
-			d.report(e.at, at, "unknown key; %s", suggestKey(path, e.key, keysOf(fields)))
+			hint := ""
+			if d.found < maxKept {
+				hint = suggestKey(path, e.key, keysOf(fields))
+			}
+			d.report(e.at, at, "unknown key; %s", hint)
 			continue
 		}
 		field := v.FieldByIndex(fields[i].Index)

@@ -82,7 +82,10 @@ func (d *decoder) add(p Problem) {
 
 // report reports a problem with the value at path, which stands at that place.
 func (d *decoder) report(at place, path, format string, args ...any) {
-	d.fail(path)
+	if d.fail(path); d.found >= maxKept {
+		d.add(Problem{})
+		return
+	}
 	d.add(Problem{File: d.file, Line: at.line, Column: at.column, Path: path, Message: fmt.Sprintf(format, args...)})
 }
 
@@ -94,11 +97,11 @@ func (d *decoder) bad(path, format string, args ...any) {
 		d.add(Problem{File: environment, Path: name, Message: fmt.Sprintf(format, args...)})
 		return
 	}
-	if d.found >= maxKept { // where it stands need not be looked up
-		d.report(place{}, path, "")
-		return
+	var at place
+	if d.found < maxKept {
+		at = d.near(path)
 	}
-	d.report(d.near(path), path, format, args...)
+	d.report(at, path, format, args...)
 }
 
 // refuse reports that the file cannot be read at all.

@@ -94,7 +94,7 @@ func TestManyOtherwise(t *testing.T) {
 	flow := strings.NewReplacer("certificates:\n", "certificates: [\n", "  - {", "  {", "}}}\n", "}}},\n", "crl:", "]\ncrl:").Replace(string(many(2000, nil)))
 	const remedy = `; up to 20000 certificates in 16 MiB are read from a block list, each entry on lines of its own that begin with "- "`
 	for name, test := range map[string]struct{ doc, want string }{
-		"flow list":       {flow, "x.yml:2:15: certificates: expected at most 1000 entries, found 2000" + remedy},
+		"flow list":       {flow, "x.yml:1003:168: expected at most 1000 entries in a list, found more" + remedy},
 		"large flow list": {flow + strings.Repeat("# much\n", 150_000), "x.yml: the file is larger than 1 MiB" + remedy},
 		"much else":       {string(many(2000, nil)) + strings.Repeat("# much\n", 150_000), "x.yml: the file is larger than 1 MiB without the entries of certificates"},
 		"another list":    {"crl:\n  mounts:\n" + strings.Repeat("  - a\n", 1001), "x.yml:1003:3: expected at most 1000 entries in a list, found more"},
@@ -272,6 +272,7 @@ var pieceSeeds = []string{
 	"certificates:\n  - name: a\n  -name: b\n  - name: c\n",
 	"certificates:\n  - name: a\n  - name: b\n   secret: {}\n",
 	"certificates:\n  - name: a\n    secret:\n  - name: b\n  -  name: c\n     secret: {}\n",
+	"certificates:\n  -\n  - &a {name: b}\n  - *a\n0000<<: 00\n",
 	"certificates:\n  - name: a\n  - # comment\n    name: b\n  - name: c # comment\n#\nlog: {level: x}\n",
 }
 

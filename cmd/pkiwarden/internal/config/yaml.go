@@ -122,12 +122,15 @@ func isControl(r rune) bool { return r < 0x20 && r != '\t' || r == 0x7f }
 
 // shape counts what is open at one point of the tokens.
 type shape struct {
-	flow    []int       // keys of each open flow collection
+	flow    []flow      // the open flow collections
 	keys    map[int]int // keys of the open block mapping at each column
 	entries map[int]int // entries of the open block list at each column
 	line    int
 	dashes  int // entries that begin on this line
 }
+
+// flow counts what is in a flow collection.
+type flow struct{ keys, entries int }
 
 // checkShape refuses, before it is parsed, what no configuration looks like.
 func checkShape(file string, tokens token.Tokens) *Problem {
@@ -148,11 +151,17 @@ func (s *shape) next(t *token.Token) string {
 	}
 	switch t.Type {
 	case token.SequenceStartType, token.MappingStartType:
-		if s.flow = append(s.flow, 0); len(s.flow) > maxNesting {
+		if s.flow = append(s.flow, flow{}); len(s.flow) > maxNesting {
 			return tooDeep
 		}
 	case token.SequenceEndType, token.MappingEndType:
 		s.flow = s.flow[:max(len(s.flow)-1, 0)]
+	case token.CollectEntryType:
+		if open := len(s.flow); open > 0 {
+			if s.flow[open-1].entries++; s.flow[open-1].entries > maxEntries {
+				return fmt.Sprintf("expected at most %d entries in a list, found more%s", maxEntries, manyCertificates)
+			}
+		}
 	case token.MappingKeyType:
 		return "expected KEY: VALUE, found an explicit key (?)"
 	case token.SequenceEntryType:
@@ -168,7 +177,7 @@ func (s *shape) next(t *token.Token) string {
 		}
 	case token.MappingValueType:
 		if open := len(s.flow); open > 0 {
-			if s.flow[open-1]++; s.flow[open-1] > maxMappingKeys {
+			if s.flow[open-1].keys++; s.flow[open-1].keys > maxMappingKeys {
 				return tooManyKeys
 			}
 			return ""
