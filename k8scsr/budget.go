@@ -121,6 +121,20 @@ const maxLedger = 60 << 10
 // Encode is the Ledger as it is kept, at most 60 KiB. Where it would be larger,
 // it forgets certificates that were not asked for within a day, and then all.
 func (l Ledger) Encode() ([]byte, error) {
+	_, data, err := l.fit()
+	return data, err
+}
+
+// Fit is the Ledger as Encode keeps it.
+func (l Ledger) Fit() Ledger {
+	out, _, err := l.fit()
+	if err != nil {
+		return l
+	}
+	return out
+}
+
+func (l Ledger) fit() (Ledger, []byte, error) {
 	for _, forget := range []func(string, *Entry) bool{
 		func(string, *Entry) bool { return false },
 		func(_ string, e *Entry) bool { return len(e.Asked) == 0 },
@@ -130,13 +144,13 @@ func (l Ledger) Encode() ([]byte, error) {
 		maps.DeleteFunc(l.Certificates, forget)
 		data, err := json.Marshal(l)
 		if err != nil {
-			return nil, fmt.Errorf("encoding the record of requests: %w", err)
+			return l, nil, fmt.Errorf("encoding the record of requests: %w", err)
 		}
 		if len(data) <= maxLedger {
-			return data, nil
+			return l, data, nil
 		}
 	}
-	return nil, fmt.Errorf("encoding the record of requests: %d signers take more than %d bytes", len(l.Signers), maxLedger)
+	return l, nil, fmt.Errorf("encoding the record of requests: %d signers take more than %d bytes", len(l.Signers), maxLedger)
 }
 
 // Counts tells whether the request was counted already.
@@ -184,6 +198,22 @@ func (l Ledger) Spend(signer, certificate, secret, request string, now time.Time
 	}
 	e.Secret, e.Request = secret, tail(request)
 	e.Asked[bucket(now, halfDay)]++
+	return out
+}
+
+// Ahead is the Ledger with n requests more to the signer, which are about to be
+// made: one write then counts many. Those that are not made after all count like
+// the others until somebody writes the Ledger without them.
+func (l Ledger) Ahead(signer string, n int, now time.Time) Ledger {
+	if n == 0 || l.Signers[signer] == nil {
+		return l
+	}
+	out := l
+	out.Signers = maps.Clone(l.Signers)
+	a := l.Signers[signer].since(now)
+	a.Tens[bucket(now, tenMinutes)] += n
+	a.Hours[bucket(now, time.Hour)] += n
+	out.Signers[signer] = a
 	return out
 }
 

@@ -27,7 +27,8 @@ func Findings(s State, want Spec, now time.Time) []Finding {
 		return out
 	}
 	causes = add(causes, s.requestFinding(want, now), s.failureFinding(want, now), s.heldBackFinding(want, now), s.budgetFinding(want, now))
-	return add(causes, s.pairFinding(want, now, len(causes) > 0), s.lifetimeFinding(want), s.trustFinding(want))
+	return add(causes, s.pairFinding(want, now, len(causes) > 0), s.lifetimeFinding(want), s.trustFinding(want),
+		s.changeFinding(want, now), s.authorityFinding(want, now))
 }
 
 // underWay is what a certificate that is needed waits for at now, in words. It
@@ -197,7 +198,7 @@ func (s State) failureFinding(want Spec, now time.Time) *Finding {
 	remedy := map[string]string{
 		RuleDenied:    "find out who denied it and why (kubectl get csr, kubectl describe csr); an approver's policy must allow these names for this signer; one that pkiwarden denied was made or changed by somebody else",
 		RuleFailed:    "read the signer's log; its message is in the evidence",
-		RuleRefused:   "compare the signer's settings and the trust bundle with what the certificate asks for; the certificate in use was kept",
+		RuleRefused:   "compare the signer's settings and the trust bundle with what the certificate asks for; where the signer has a new CA, add it to the bundle, beside the old one, first; the certificate in use was kept",
 		RuleCollected: "a request lives an hour once answered, a day while it waits: keep pkiwarden running, or approve sooner",
 		RuleForeign:   "find out who creates requests under names that begin with pkiwarden-",
 	}[last.Rule]

@@ -13,9 +13,14 @@ type State struct {
 	Pending  Pending
 	Request  *Request  // the CSR under the pending record's name, nil when there is none
 	Others   []Request // further CSRs of this certificate by our own account; needed only while no attempt is under way
+	Made     string    // UID of the request that we made just now and that is not recorded yet, "" otherwise
 	Trust    Trust
 	Identity Identity // ours
 	Spending Spending // of the signer's budget; needed only before a request exists
+
+	Peers      []Peer    // as they were seen since the live pair and the trust are what they are; needed only where Bundle.AskPeers
+	PeersSince time.Time // when they were asked first
+	PeersAt    time.Time // when they are asked again
 
 	// Obstacles are what was met while observing that makes every step
 	// impossible until somebody removes it: a Secret of another type, a trust
@@ -69,6 +74,7 @@ type Step struct {
 	Record  Record   // StoreNextKey, RecordRequester, RecordRequest, DropPending: the record as it becomes
 	Request *Request // Approve, Deny
 	Chain   Chain    // Publish
+	Bundle  Bundle   // Publish, PublishTrust; the zero value where no trust is configured
 	Result  Result   // to be counted once the step is done, "" for none
 	Event   *Event   // to be told once the step is done, nil for none
 }
@@ -94,17 +100,25 @@ func Next(s State, want Spec, now time.Time) Step {
 		return wait(Nothing, now.Add(obstacleInterval), "%s", s.Obstacles[0].Summary)
 	case want.Paused:
 		return wait(Nothing, now.Add(obstacleInterval), "paused by configuration")
-	case s.Pending.Active():
+	}
+	bundle := s.Bundle(want, now)
+	if s.mayPublish(bundle, want, now) {
+		return Step{Kind: PublishTrust, Reason: bundle.reason(), LookAgainAt: now, Bundle: bundle}
+	}
+	if s.Pending.Active() {
 		return s.goOn(want, now)
 	}
 	reason, due := want.due(s.Live, s.Trust, now)
 	if !due {
-		return s.rest(want, now)
+		return s.rest(bundle, want, now)
 	}
 	for _, other := range s.Others {
 		if step, open := s.withdraw(other, want, now); open {
 			return step
 		}
+	}
+	if until, why := s.trustFirst(bundle, want, now); !until.IsZero() {
+		return wait(Nothing, until, "%s; then the certificate is to change: %s", why, reason)
 	}
 	if until, why := s.Pending.holdUntil(want.grantedAs(s.Live), s.Others, now); !until.IsZero() {
 		return wait(Nothing, until, "%s; next attempt at %s", why, stamp(until))
@@ -156,10 +170,18 @@ func (s State) overBudget(want Spec, now time.Time) (time.Time, string) {
 }
 
 // rest is the step while the live certificate is good.
-func (s State) rest(want Spec, now time.Time) Step {
-	if s.Live.Managed && s.Trust.Configured() && !sameCertificates(s.Live.CA, s.Trust.PEM) {
-		return Step{Kind: PublishTrust, Reason: "the trust bundle changed", LookAgainAt: now}
+func (s State) rest(b Bundle, want Spec, now time.Time) Step {
+	step := s.goodUntil(want, now)
+	if why, until := s.lingering(b, want, now); why != "" {
+		step.Reason += "; " + why
+		if !until.IsZero() && until.Before(step.LookAgainAt) {
+			step.LookAgainAt = until
+		}
 	}
+	return step
+}
+
+func (s State) goodUntil(want Spec, now time.Time) Step {
 	schedule := want.Schedule(s.Live.Leaf, s.Live.IssuedAt)
 	at := want.RenewalAt(s.Live.Leaf, s.Live.IssuedAt, now)
 	switch {
@@ -187,6 +209,12 @@ func (s State) goOn(want Spec, now time.Time) Step {
 	}
 	if r == nil {
 		return s.withoutRequest(want, now)
+	}
+	if s.Pending.CSRUID == "" && s.Made == r.UID && want.Approve {
+		// Whoever made it knows its UID without the record, which only those
+		// need who come later, and they find the request itself.
+		s.Pending.CSRUID = s.Made
+		p = s.Pending
 	}
 	if p.CSRUID != "" && r.UID != p.CSRUID {
 		return s.failed(RuleForeign, ResultExpired, want, now, "request %s was replaced by another one of the same name", r.Name)
@@ -223,6 +251,9 @@ func (s State) withoutRequest(want Spec, now time.Time) Step {
 		return wait(Nothing, now.Add(obstacleInterval), "our own identity is not known")
 	case !p.knows(s.Identity.PodUID):
 		return Step{Kind: RecordRequester, Reason: "the key was stored by another pod", LookAgainAt: now, Record: p.joinedBy(s.Identity.PodUID)}
+	}
+	if until, why := s.trustFirst(s.Bundle(want, now), want, now); !until.IsZero() {
+		return wait(Nothing, until, "%s", why)
 	}
 	if until, why := s.overBudget(want, now); !until.IsZero() {
 		return wait(Nothing, until, "the budget of signer %s is used up: %s; next attempt at %s", want.Signer, why, stamp(until))
@@ -284,7 +315,7 @@ func (s State) decide(r Request, want Spec, now time.Time) Step {
 func (s State) judge(r Request, stale bool, want Spec, now time.Time) Step {
 	chain, err := s.validate(r, want, now)
 	if err == nil {
-		return Step{Kind: Publish, Reason: "request " + r.Name + " is answered", LookAgainAt: now, Chain: chain, Result: ResultIssued}
+		return s.publish(r, chain, want, now)
 	}
 	var refusal *Refusal
 	if errors.As(err, &refusal) && !refusal.ValidAt.IsZero() {

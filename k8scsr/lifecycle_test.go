@@ -34,6 +34,12 @@ func (w *world) live(age time.Duration) {
 	w.Live.Managed, w.Live.Signer, w.Live.IssuedAt, w.Live.CA = true, w.want.Signer, w.now.Add(-age), w.Trust.PEM
 }
 
+// swap makes another CA the trusted one, beside which that of the live pair is
+// still published.
+func (w *world) swap(ca *authority) {
+	w.Trust, w.Live.CA = ca.trust(w.t), toPEM(ca.cert, w.ca.cert)
+}
+
 // pending stores a next key, age ago.
 func (w *world) pending(age time.Duration) {
 	w.next = ecKey(w.t)
@@ -85,7 +91,8 @@ func TestNext(t *testing.T) {
 		{"name added", func(w *world) { w.live(time.Hour); w.want.DNSNames = append(w.want.DNSNames, "w.example") }, StoreNextKey, "DNS name w.example is missing", 0, ""},
 		{"key type changed", func(w *world) { w.live(time.Hour); w.want.Key = Key{RSA, 2048} }, StoreNextKey, "key is ECDSA 256, not RSA 2048", 0, ""},
 		{"signer changed", func(w *world) { w.live(time.Hour); w.want.Signer = "ca.example/b" }, StoreNextKey, "signer was ca.example/serving", 0, ""},
-		{"CA no longer trusted", func(w *world) { w.live(time.Hour); w.Trust = newAuthority(w.t, "b", nil).trust(w.t) }, StoreNextKey, "does not vouch for it", 0, ""},
+		{"CA no longer trusted", func(w *world) { w.live(time.Hour); w.Trust = newAuthority(w.t, "b", nil).trust(w.t) }, PublishTrust, "stays: it vouches for the certificate in use", 0, ""},
+		{"CA no longer trusted, both published", func(w *world) { w.live(time.Hour); w.swap(newAuthority(w.t, "b", nil)) }, StoreNextKey, "does not vouch for it", 0, ""},
 		{"bundle grew", func(w *world) {
 			w.live(time.Hour)
 			w.Trust, _ = ParseTrust(toPEM(w.ca.cert, newAuthority(w.t, "b", nil).cert))
@@ -162,8 +169,10 @@ func TestNext(t *testing.T) {
 		}, Publish, "", 0, ResultIssued},
 		{"answered with an earlier end, as asked, live not trusted", func(w *world) {
 			w.live(time.Hour)
-			w.ca = newAuthority(w.t, "new", nil)
-			w.Trust, w.want.Lifetime = w.ca.trust(w.t), time.Hour
+			next := newAuthority(w.t, "new", nil)
+			w.swap(next)
+			w.ca = next
+			w.want.Lifetime = time.Hour
 			w.request(0)
 			w.answer()
 		}, Publish, "", 0, ResultIssued},

@@ -20,9 +20,10 @@ type Live struct {
 	Chain   []*x509.Certificate
 	Problem string // why the pair cannot be served; "" when it can, or when there is none
 
-	Signer   string    // that we asked, "" when adopted
-	IssuedAt time.Time // when we published it, zero when adopted
-	CA       []byte    // the bundle stored beside it
+	Signer   string               // that we asked, "" when adopted
+	IssuedAt time.Time            // when we published it, zero when adopted
+	CA       []byte               // the bundle stored beside it
+	CASince  map[string]time.Time // when its CAs were published, as [ParseSince] reads it; nil: nothing is recorded
 }
 
 // ReadLive parses a stored pair and tells whether the key belongs to the leaf.
@@ -32,6 +33,22 @@ func ReadLive(certificate, key []byte) Live {
 	if len(certificate) == 0 && len(key) == 0 {
 		return live
 	}
+	if live = ReadChain(certificate); live.Problem != "" {
+		return live
+	}
+	private, err := ParseKey(key)
+	switch {
+	case err != nil:
+		live.Problem = "its key is unusable: " + err.Error()
+	case !sameKey(private.Public(), live.Leaf.PublicKey):
+		live.Problem = "its key does not belong to its certificate"
+	}
+	return live
+}
+
+// ReadChain is ReadLive for a certificate whose key is known to belong to it.
+func ReadChain(certificate []byte) Live {
+	live := Live{Exists: true}
 	if len(certificate) > maxChain {
 		live.Problem = fmt.Sprintf("its certificate has %d octets, more than %d", len(certificate), maxChain)
 		return live
@@ -42,13 +59,6 @@ func ReadLive(certificate, key []byte) Live {
 		return live
 	}
 	live.Leaf, live.Chain = chain[0], chain
-	private, err := ParseKey(key)
-	switch {
-	case err != nil:
-		live.Problem = "its key is unusable: " + err.Error()
-	case !sameKey(private.Public(), live.Leaf.PublicKey):
-		live.Problem = "its key does not belong to its certificate"
-	}
 	return live
 }
 

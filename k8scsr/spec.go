@@ -62,6 +62,9 @@ type Spec struct {
 
 	Windows Windows // in which renewals may begin; nil: always
 
+	Settle time.Duration // within which all who follow the published bundle have taken up a new CA; 0: at once
+	Peers  []string      // host:port of those who present the certificate; none: they are not known
+
 	Approve bool // approve our own requests under the exact-match policy
 	Paused  bool // observe and report, change nothing
 

@@ -52,7 +52,7 @@ func TestRenewalWaitsForItsWindow(t *testing.T) {
 		{"expired", nightly{time.Tuesday}, on(31, 13), nil, StoreNextKey, time.Time{}},
 		{"names changed", nightly{time.Tuesday}, on(2, 12), func(w *world) { w.want.DNSNames = append(w.want.DNSNames, "x.example") }, StoreNextKey, time.Time{}},
 		{"signer changed, renewal due", nightly{time.Tuesday}, on(23, 12), func(w *world) { w.want.Signer = "ca.example/b" }, StoreNextKey, time.Time{}},
-		{"not trusted any more", nightly{time.Tuesday}, on(2, 12), func(w *world) { w.Trust = newAuthority(w.t, "b", nil).trust(w.t) }, StoreNextKey, time.Time{}},
+		{"not trusted any more", nightly{time.Tuesday}, on(2, 12), func(w *world) { w.swap(newAuthority(w.t, "b", nil)) }, StoreNextKey, time.Time{}},
 		{"broken", nightly{time.Tuesday}, on(2, 12), func(w *world) { w.Live.Problem = "no key" }, StoreNextKey, time.Time{}},
 		{"missing", nightly{time.Tuesday}, on(2, 12), func(w *world) { w.Live = Live{} }, StoreNextKey, time.Time{}},
 		{"under way when it closes", nightly{time.Tuesday}, on(24, 6), func(w *world) { w.request(0) }, Approve, time.Time{}},

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -65,6 +66,8 @@ func refuse(reason Reason, format string, args ...any) error {
 type Chain struct {
 	Leaf *x509.Certificate
 	PEM  []byte // leaf first, encoded anew: no text, no headers, nothing but certificates
+
+	certificates []*x509.Certificate
 }
 
 // Trust is the bundle of CA certificates that clients of the certificate trust.
@@ -78,13 +81,11 @@ type Trust struct {
 // Configured tells whether there is a bundle to check against.
 func (t Trust) Configured() bool { return len(t.Roots) > 0 }
 
-// ParseTrust reads a PEM bundle of at most 330 kB. Text between the blocks is
-// allowed; a bundle with anything but certificates, or with none, is refused.
+// ParseTrust reads a PEM bundle of at most 330 kB and 256 CAs; one that is there
+// twice counts once. Text between the blocks is allowed; a bundle with anything
+// but certificates, or with none, is refused.
 func ParseTrust(data []byte) (Trust, error) {
-	if len(data) > maxBundle {
-		return Trust{}, fmt.Errorf("parsing trust bundle: it has %d octets, more than %d", len(data), maxBundle)
-	}
-	roots, err := parseCertificates(data)
+	roots, err := parseBundle(data, maxTrusted)
 	if err != nil {
 		return Trust{}, fmt.Errorf("parsing trust bundle: %w", err)
 	}
@@ -137,13 +138,13 @@ func Validate(chainPEM []byte, key crypto.PublicKey, want Spec, trust Trust, now
 	}
 	if trust.Configured() {
 		if err := verifyChain(certs, trust, now); err != nil {
-			return Chain{}, err
+			return Chain{}, strangers(err, certs, trust)
 		}
 	}
 	if current != nil && !leaf.NotAfter.After(current.NotAfter) {
 		return Chain{}, refuse(NotLater, "it ends %s, not later than the current one, %s", stamp(leaf.NotAfter), stamp(current.NotAfter))
 	}
-	return Chain{Leaf: leaf, PEM: encodeCertificates(certs)}, nil
+	return Chain{Leaf: leaf, PEM: encodeCertificates(certs), certificates: certs}, nil
 }
 
 func validAt(leaf *x509.Certificate, now time.Time) error {
@@ -216,6 +217,25 @@ func verifyChain(certs []*x509.Certificate, trust Trust, now time.Time) error {
 	return nil
 }
 
+// strangers is the refusal of an answer that the bundle does not vouch for, with
+// the CA that it is from where that is not in the bundle.
+func strangers(err error, certs []*x509.Certificate, trust Trust) error {
+	var refusal *Refusal
+	last := certs[len(certs)-1] // what the bundle ought to know, or its issuer
+	known := slices.ContainsFunc(trust.Roots, func(ca *x509.Certificate) bool {
+		return ca.Equal(last) || bytes.Equal(ca.RawSubject, last.RawIssuer) && last.CheckSignatureFrom(ca) == nil
+	})
+	if known || !errors.As(err, &refusal) || refusal.Reason != Untrusted {
+		return err
+	}
+	name := fmt.Sprintf("%q (the answer does not hold it)", Plain(last.Issuer.String(), maxCAName))
+	if last.IsCA {
+		name = caName(last)
+	}
+	refusal.Detail += fmt.Sprintf("; it is from CA %s, which is not in the bundle: if the signer's CA changed, add the new one to the bundle first", name)
+	return refusal
+}
+
 // parseCertificates reads all CERTIFICATE blocks; there is at least one.
 func parseCertificates(data []byte) ([]*x509.Certificate, error) {
 	var out []*x509.Certificate
@@ -280,17 +300,6 @@ func parseDER(der []byte) crypto.Signer {
 		return k
 	}
 	return nil
-}
-
-// sameCertificates tells whether two PEM bundles hold the same certificates in
-// the same order.
-func sameCertificates(a, b []byte) bool {
-	if len(a) > maxBundle || len(b) > maxBundle {
-		return false
-	}
-	x, errX := parseCertificates(a)
-	y, errY := parseCertificates(b)
-	return errX == nil && errY == nil && slices.EqualFunc(x, y, (*x509.Certificate).Equal)
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

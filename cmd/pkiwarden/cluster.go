@@ -35,6 +35,9 @@ const (
 	// tidyInterval is how often the leader decides; it costs Vault a few small
 	// reads.
 	tidyInterval = time.Minute
+	// readShare is what looking at all certificates may take of the requests
+	// that kubernetes.qps allows.
+	readShare = 0.1
 	// loginWithin is how long a one-shot command waits for Vault.
 	loginWithin = 30 * time.Second
 )
@@ -280,7 +283,8 @@ func (i *instance) issuing() (work []func(context.Context) error, end func(), er
 	const source = certificatesSource
 	certs, err := issuer.New(issuer.Options{
 		Client: i.cluster.kube.Client, Certificates: certificates(i.cfg.Certificates), Namespace: i.cluster.kube.Namespace, State: i.cluster.state,
-		Log: i.log, Registerer: i.registry, Report: i.reportCertificates(source),
+		Reads: readShare * i.cfg.Kubernetes.QPS,
+		Log:   i.log, Registerer: i.registry, Report: i.reportCertificates(source),
 		Published: i.published,
 	})
 	if err != nil {

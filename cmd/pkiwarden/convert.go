@@ -99,6 +99,8 @@ func spec(c config.Certificate) (k8scsr.Spec, error) {
 		AlertAt:       c.AlertAt,
 		CriticalAt:    c.CriticalAt,
 		Windows:       renewalWindows(c.Windows),
+		Settle:        c.Trust.Settle,
+		Peers:         c.Trust.Peers,
 		Approve:       c.Approve,
 		Paused:        c.Paused,
 	}, err

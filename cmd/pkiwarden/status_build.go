@@ -240,6 +240,7 @@ func certificateOf(c issuer.Status, now time.Time) (out ops.Certificate, unknown
 		Name: c.Name, Secret: c.Namespace + "/" + c.Secret, Paused: c.Paused,
 		Step: string(c.Step.Kind), Reason: oneLine(c.Step.Reason), ObservedAt: utc(c.ObservedAt), LookedAt: utc(c.LookedAt), NextAt: utc(c.NextAt),
 		NotBefore: utc(c.NotBefore), NotAfter: utc(c.NotAfter), RenewAt: utc(c.RenewAt), Adopted: c.Adopted, Request: c.Request,
+		Trust: trustOf(c.Trust),
 	}
 	switch {
 	case !looked.IsZero() && now.Sub(looked) > lookLate && now.Sub(c.NextAt) > lookLate:
@@ -362,4 +363,23 @@ func text(err error) string {
 		return ""
 	}
 	return oneLine(err.Error())
+}
+
+// trustOf is nil where nothing is known.
+func trustOf(t issuer.TrustStatus) *ops.Trust {
+	if t.State == "" {
+		return nil
+	}
+	out := &ops.Trust{State: string(t.State), Reason: oneLine(t.Reason), Authorities: []ops.Authority{}}
+	for _, a := range t.Authorities {
+		shown := ops.Authority{Subject: oneLine(a.Subject), SHA256: a.SHA256, NotAfter: utc(a.NotAfter), State: "leaving", PublishedAt: utc(a.PublishedAt)}
+		if a.Wanted {
+			shown.State = "wanted"
+		}
+		out.Authorities = append(out.Authorities, shown)
+	}
+	for _, p := range t.Peers {
+		out.Peers = append(out.Peers, ops.Peer{Address: p.Address, State: p.State, Detail: oneLine(p.Detail)})
+	}
+	return out
 }

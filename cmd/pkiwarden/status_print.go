@@ -12,6 +12,7 @@ import (
 
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/ops"
+	"github.com/pkiwarden/pkiwarden/k8scsr"
 )
 
 // writeStatus prints the document for a person. Times are told from the moment
@@ -21,6 +22,7 @@ func writeStatus(w io.Writer, s ops.Status, now time.Time) error {
 	p := statusPrinter{out: &out, s: s}
 	p.head(now)
 	p.certificates()
+	p.trust()
 	p.deliveries()
 	p.mounts()
 	p.tidies()
@@ -179,6 +181,30 @@ func (p statusPrinter) certificates() {
 	default:
 		p.line("Certificates as observed %s to %s", p.ago(oldest), p.ago(newest))
 	}
+}
+
+// trust prints the bundles that are changing: the others are as configured.
+func (p statusPrinter) trust() {
+	var rows [][]string
+	for _, c := range p.s.Certificates {
+		t := c.Trust
+		if t == nil || t.State == string(k8scsr.ChangeNone) {
+			continue
+		}
+		first := []string{c.Name, t.State}
+		for _, a := range t.Authorities {
+			rows = append(rows, append(first, fmt.Sprintf("%s CA %s (SHA-256 %.8s…)", a.State, a.Subject, a.SHA256), p.when(a.PublishedAt), p.when(a.NotAfter), ""))
+			first = []string{"", ""}
+		}
+		for _, peer := range t.Peers {
+			rows = append(rows, append(first, "peer "+peer.Address, "", "", strings.Join(filled(peer.State, peer.Detail), ": ")))
+			first = []string{"", ""}
+		}
+		if len(t.Authorities) > 0 {
+			rows[len(rows)-len(t.Authorities)-len(t.Peers)][5] = t.Reason
+		}
+	}
+	p.table("TRUST\tCHANGE\tWHO\tPUBLISHED\tVALID UNTIL\tWHY", rows)
 }
 
 // ago is the distance alone.

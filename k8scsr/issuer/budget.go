@@ -32,7 +32,37 @@ type books struct {
 	version string
 	problem error                  // why the record cannot be used; then the requests in the cluster are counted
 	listed  map[string][]time.Time // those, by signer; nil until they are needed
+
+	ahead map[string]int // counted in the record and not yet in ledger, by signer
+	since time.Time      // of the spell in which
+	spent int            // requests were counted
 }
+
+// When many certificates are asked for at once, not each of them is a write to
+// the record: from the eleventh in ten seconds on, as many are counted ahead as
+// a twentieth of the certificates, a hundred at most. Who stops then leaves so
+// many counted that were not made.
+const (
+	spell      = 10 * time.Second
+	spellFrom  = 10
+	aheadShare = 20
+	mostAhead  = 100
+)
+
+// countAhead is how many requests the next write is to count beside its own.
+func (b *books) countAhead(certificates int, now time.Time) int {
+	if now.Sub(b.since) > spell || now.Before(b.since) {
+		b.since, b.spent = now, 0
+	}
+	if b.spent++; b.spent <= spellFrom {
+		return 0
+	}
+	return min(certificates/aheadShare, mostAhead)
+}
+
+// booksFor is how long a record holds that was read, while nothing is counted
+// ahead: a write finds out in any case whether it is still the one.
+const booksFor = 30 * time.Second
 
 // openBooks reads the record once in a round; a write that meets another version
 // closes them. A record that cannot be read, or not written, is doubt: it is
@@ -42,7 +72,7 @@ func (i *Issuer) openBooks(ctx context.Context) *books {
 	if i.books != nil {
 		return i.books
 	}
-	b := &books{}
+	b := &books{ahead: map[string]int{}}
 	i.books, i.booksAt = b, i.now()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -58,12 +88,24 @@ func (i *Issuer) openBooks(ctx context.Context) *books {
 // checkBooks looks at the record when the work begins, and again while it cannot
 // be used: that is told before it is needed.
 func (i *Issuer) checkBooks(ctx context.Context) {
-	i.books = nil
 	now := i.now()
+	if b := i.books; b != nil && (!i.goesOn || b.problem != nil || b.version == "" || (now.Sub(i.booksAt) >= booksFor || now.Before(i.booksAt)) && !b.holds()) {
+		i.books = nil
+	}
 	if i.state == nil || !i.booksAt.IsZero() && (i.booksProblem == nil || now.Sub(i.booksAt) < i.interval && !now.Before(i.booksAt)) {
 		return
 	}
 	i.openBooks(ctx)
+}
+
+// holds tells whether something is counted ahead.
+func (b *books) holds() bool {
+	for _, n := range b.ahead {
+		if n > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // observeBudget reads what the signer was asked for.
@@ -106,6 +148,9 @@ func (i *Issuer) observeBudget(ctx context.Context, c *Certificate, o *observati
 // budget is that of a signer, for the certificates that are declared and what
 // they were granted.
 func (i *Issuer) budget(signer string) k8scsr.Budget {
+	if b, known := i.budgets[signer]; known {
+		return b
+	}
 	var periods []time.Duration
 	for _, c := range i.certificates {
 		if c.Spec.Signer == signer {
@@ -116,7 +161,8 @@ func (i *Issuer) budget(signer string) k8scsr.Budget {
 			periods = append(periods, period)
 		}
 	}
-	return k8scsr.BudgetFor(periods)
+	i.budgets[signer] = k8scsr.BudgetFor(periods)
+	return i.budgets[signer]
 }
 
 // spend counts a request that is about to be made. The record is written first,
@@ -134,13 +180,20 @@ func (i *Issuer) spend(ctx context.Context, c *Certificate, o *observation, now 
 		return nil
 	}
 	next := b.ledger.Spend(c.Spec.Signer, c.label, c.Namespace+"/"+c.Secret, o.Pending.CSRName, now)
-	data, err := next.Encode()
+	ahead := b.countAhead(len(i.certificates), now)
+	if b.ahead[c.Spec.Signer] > 0 {
+		b.ledger = next
+		b.ahead[c.Spec.Signer]--
+		return nil
+	}
+	next = next.Fit()
+	data, err := next.Ahead(c.Spec.Signer, ahead, now).Encode()
 	if err == nil {
 		var version string
 		short, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
 		if version, err = i.state.Put(short, stateKey, data, b.version); err == nil {
-			b.ledger, b.version = next, version
+			b.ledger, b.version, b.ahead = next, version, map[string]int{c.Spec.Signer: ahead}
 			return nil
 		}
 	}

@@ -69,8 +69,9 @@ func (c *cluster) deny(match string) {
 	}
 }
 
-// TestFleetIsBorn: two hundred certificates are issued at once, at two reads and
-// one write of the record each at most.
+// TestFleetIsBorn: two hundred certificates are issued at once. The first ten
+// are written to the record one by one, the others by elevens: each write counts
+// ten, a twentieth of the fleet, ahead.
 func TestFleetIsBorn(t *testing.T) {
 	n := 200
 	if testing.Short() {
@@ -83,7 +84,7 @@ func TestFleetIsBorn(t *testing.T) {
 	if len(c.keysUsed) != n || len(s.findings) != 0 {
 		t.Errorf("%d requests, findings %s", len(c.keysUsed), s.rules())
 	}
-	if state.puts != n || state.gets > 3 {
+	if want := map[int]int{200: 28, 40: 20}[n]; state.puts != want || state.gets > 3 {
 		t.Errorf("the record was written %d times and read %d times", state.puts, state.gets)
 	}
 }

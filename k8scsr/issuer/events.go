@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -32,6 +33,11 @@ const (
 	eventsPause    = 5 * time.Second // after one that could not be written
 	eventsTries    = 12
 	eventsAtTheEnd = 2 * time.Second // for those left when the work ends
+
+	// What events of what went well may cost the API beside the work: a fleet
+	// that is renewed at once would otherwise be renewed later for telling of it.
+	eventsBurst = 25
+	eventsEvery = time.Second
 )
 
 // events writes Kubernetes Events beside the work, which never waits for them:
@@ -51,6 +57,7 @@ type events struct {
 	wake   chan struct{}
 	counts map[eventKey]int32 // as we wrote them; used by one goroutine
 	failed bool               // the last one could not be written, which was said
+	limit  *rate.Limiter
 }
 
 type eventKey struct {
@@ -73,7 +80,8 @@ func newEvents(client kubernetes.Interface, log *slog.Logger, now func() time.Ti
 	if err != nil || host == "" {
 		host = ManagedBy
 	}
-	return &events{client: client, log: log, now: now, instance: host, wake: make(chan struct{}, 1), counts: map[eventKey]int32{}}
+	return &events{client: client, log: log, now: now, instance: host, wake: make(chan struct{}, 1), counts: map[eventKey]int32{},
+		limit: rate.NewLimiter(rate.Every(eventsEvery), eventsBurst)}
 }
 
 // say queues an event. It never blocks.
@@ -152,7 +160,13 @@ func (e *events) flush(ctx context.Context) bool {
 		if p == nil {
 			return true
 		}
-		err := e.write(ctx, p)
+		var err error
+		if !p.event.Warning {
+			err = e.limit.Wait(ctx)
+		}
+		if err == nil {
+			err = e.write(ctx, p)
+		}
 		if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 			e.put(p) // whether it was written is not known: it is for whoever comes next
 			return false

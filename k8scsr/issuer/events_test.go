@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/time/rate"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -37,6 +38,7 @@ type teller struct {
 func newTeller(cs *fake.Clientset, after time.Duration) *teller {
 	l := &teller{at: eventTime.Add(after)}
 	l.events = newEvents(cs, slog.New(slog.NewTextHandler(&l.log, nil)), func() time.Time { return l.at })
+	l.limit = rate.NewLimiter(rate.Inf, 1)
 	return l
 }
 
@@ -334,4 +336,31 @@ func TestEventsCutOffAreNotTries(t *testing.T) {
 	if len(stored(t, cs)) != 1 || l.log.Len() != 0 {
 		t.Errorf("%d events; log:\n%s", len(stored(t, cs)), &l.log)
 	}
+}
+
+// TestGoodNewsIsSlow: a fleet that is renewed at once is told of one by one, and
+// what went wrong is told beside that at once.
+func TestGoodNewsIsSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cs := fake.NewClientset()
+		e := newEvents(cs, slog.New(slog.DiscardHandler), time.Now)
+		start := time.Now()
+		for n := range 40 {
+			object := liveSecret
+			object.Name = fmt.Sprintf("server-%d", n)
+			e.say(object, k8scsr.Event{Reason: "Issued", Message: "published"})
+		}
+		if e.flush(t.Context()); time.Since(start) != 15*time.Second || len(stored(t, cs)) != 40 {
+			t.Errorf("%d events in %v, want 40 in 15 s: 25 at once, and one each second", len(stored(t, cs)), time.Since(start))
+		}
+		start = time.Now()
+		for n := range 40 {
+			object := liveSecret
+			object.Name = fmt.Sprintf("server-%d", n)
+			e.say(object, k8scsr.Event{Warning: true, Reason: "RequestDenied", Message: "denied"})
+		}
+		if e.flush(t.Context()); time.Since(start) != 0 || len(stored(t, cs)) != 80 {
+			t.Errorf("%d events in %v, want 80 at once", len(stored(t, cs)), time.Since(start))
+		}
+	})
 }

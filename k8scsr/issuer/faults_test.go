@@ -50,7 +50,7 @@ func TestCrashes(t *testing.T) {
 				})
 			}
 			if finished {
-				if after != 7 {
+				if after != 6 {
 					t.Errorf("a whole issuance takes %d writes", after-1)
 				}
 				break
@@ -79,7 +79,7 @@ func TestCrashesInTurn(t *testing.T) {
 // TestSplitBrain lets a second instance act in full just before each write of
 // the first, which still believes to lead.
 func TestSplitBrain(t *testing.T) {
-	for before := range 6 {
+	for before := range 5 {
 		c := newCluster(t)
 		first := c.process("pod-a")
 		first.killAfter = before
@@ -91,7 +91,7 @@ func TestSplitBrain(t *testing.T) {
 		// The first instance observed; the second acts; the first writes.
 		slow := c.process("pod-a").issuer(vaultTLS())
 		cert := slow.certificates[0]
-		o, err := slow.observe(context.Background(), cert, c.now)
+		o, err := slow.observe(context.Background(), cert, nil, c.now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +115,7 @@ func TestLeadersCross(t *testing.T) {
 		t.Fatal("the old leader finished")
 	}
 	slow := c.process("pod-a").issuer(vaultTLS())
-	o, err := slow.observe(context.Background(), slow.certificates[0], c.now)
+	o, err := slow.observe(context.Background(), slow.certificates[0], nil, c.now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func TestAttemptBeginsWhileObserving(t *testing.T) {
 				if c.leaf() == nil || len(c.csrs()) != 1 || has(c.csrs()[0], certificatesv1.CertificateDenied) {
 					t.Errorf("leaf %v: %q\n%s", c.leaf(), c.writes, &s.log)
 				}
-				if writes < 0 && len(c.writes) != 6 {
+				if writes < 0 && len(c.writes) != 5 {
 					t.Errorf("needless writes: %q", c.writes)
 				}
 			})

@@ -15,8 +15,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -54,7 +56,8 @@ type Options struct {
 	Certificates []Certificate
 	Namespace    string                // where a Certificate names none
 	State        State                 // keeps the record of requests; default: none, and the signers have no budget
-	Interval     time.Duration         // between two looks at a certificate at most; default one minute
+	Interval     time.Duration         // between two looks at a certificate at most, unless Reads makes it longer; default one minute
+	Reads        float64               // what looking at all of them may cost while nothing is due, in requests a second; default 2
 	Log          *slog.Logger          // default slog.Default()
 	Registerer   prometheus.Registerer // default: none
 	Now          func() time.Time      // default time.Now
@@ -74,6 +77,7 @@ type Issuer struct {
 	state        State // nil: none
 	certificates []*Certificate
 	interval     time.Duration
+	lookEvery    time.Duration // between two looks at one certificate that read it
 	log          *slog.Logger
 	registerer   prometheus.Registerer
 	now          func() time.Time
@@ -83,21 +87,34 @@ type Issuer struct {
 	metrics      *metrics
 	events       *events
 
-	mu       sync.Mutex          // held by Once
-	said     map[string]string   // last log line per certificate
-	identity k8scsr.Identity     // ours, as found by the Once under way
-	books    *books              // as the Once under way opened them; nil: not yet
-	outlooks map[string]*outlook // by the certificate's label; its keys never change
+	mu         sync.Mutex          // held by Once
+	said       map[string]string   // last log line per certificate
+	identity   k8scsr.Identity     // ours
+	identityAt time.Time           // when it was found
+	books      *books              // nil: not yet opened
+	outlooks   map[string]*outlook // by the certificate's label; its keys never change
+	underWay   int                 // outlooks that hold a flight
+	goesOn     bool                // the round under way is one of many
+
+	trusts   map[string]trustRead // as the Once under way read them
+	trusted  map[string]string    // their content, as it was last
+	trustsAt time.Time
+	budgets  map[string]k8scsr.Budget // of the signers, in the Once under way
 
 	booksAt      time.Time // when they were opened last
 	booksProblem error     // what was met then, or since
 
 	leftoversAt time.Time // when they were looked for last
 
+	rounds map[string]*peerRound                               // by the certificate's label
+	lookup func(context.Context, string) ([]netip.Addr, error) // nil: the system's
+
 	board board // what is known, for those who do not wait
 
-	watched  sync.Mutex         // guards versions, which Watch writes beside Once
-	versions map[string]version // by the certificate's label
+	watching atomic.Bool // a watch is open
+
+	watched sync.Mutex          // guards awaited, which Watch writes beside Once
+	awaited map[string]*awaited // by the certificate's label
 }
 
 // New makes an Issuer and registers its metrics. It tells every problem of every
@@ -106,8 +123,9 @@ func New(o Options) (*Issuer, error) {
 	i := &Issuer{
 		client: o.Client, state: o.State, interval: cmp.Or(o.Interval, time.Minute), log: o.Log, registerer: o.Registerer,
 		now: o.Now, report: o.Report, published: o.Published, chance: o.Chance,
-		metrics: newMetrics(), said: map[string]string{}, outlooks: map[string]*outlook{},
+		said: map[string]string{}, outlooks: map[string]*outlook{}, awaited: map[string]*awaited{}, trusts: map[string]trustRead{}, trusted: map[string]string{},
 	}
+	i.metrics = newMetrics(&i.board)
 	if i.log == nil {
 		i.log = slog.Default()
 	}
@@ -148,6 +166,8 @@ func New(o Options) (*Issuer, error) {
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
 	}
+	each := time.Duration(readsPerLook / cmp.Or(o.Reads, 2) * float64(time.Second))
+	i.lookEvery = max(i.interval, time.Duration(len(i.certificates))*each)
 	if i.registerer != nil {
 		if err := i.metrics.register(i.registerer); err != nil {
 			return nil, err
@@ -216,6 +236,7 @@ func (c *Certificate) validate() []error {
 			add("trust: it has no name")
 		}
 	}
+	problems = append(problems, c.validatePeers()...)
 	return append(problems, c.validateSources()...)
 }
 
@@ -233,17 +254,18 @@ func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, f
 	if c, err = i.named(ctx, c); err != nil {
 		return time.Time{}, nil, err
 	}
+	look := i.outlooks[c.label]
+	o := i.recall(c, look, i.now())
 	for range maxSteps {
 		now := i.now()
-		o, err := i.observe(ctx, c, now)
+		o, err = i.observe(ctx, c, o, now)
 		if errors.Is(err, errChanged) {
+			o = nil
 			continue
 		}
 		if err != nil {
 			return time.Time{}, nil, err
 		}
-		i.metrics.observe(c, o.Live)
-		look := i.outlooks[c.label]
 		look.seen, look.about = o.waitsFor(), c.about(o)
 		if o.Live.Leaf != nil {
 			look.period = c.Spec.Period(o.Live)
@@ -256,6 +278,7 @@ func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, f
 		i.say(c, step)
 		i.board.observed(c, o, step, now)
 		if step.Waits() {
+			i.remember(c, look, o, step)
 			return step.LookAgainAt, findings, nil
 		}
 		err = i.perform(ctx, c, o, step, now)
@@ -270,12 +293,16 @@ func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, f
 			}
 		case changedMeanwhile(err):
 			i.log.Debug("changed meanwhile, observing again", "certificate", c.Spec.Name, "step", step.Kind, "error", err)
+			o = nil
 		default:
 			return time.Time{}, findings, err
 		}
 	}
 	return i.now().Add(contended), findings, nil
 }
+
+// readsPerLook is what a look at a certificate costs that is at rest.
+const readsPerLook = 2
 
 // say logs a step, unless it is the one that was logged last.
 func (i *Issuer) say(c *Certificate, step k8scsr.Step) {

@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -24,7 +25,7 @@ func TestIssueFromNothing(t *testing.T) {
 	s := c.process("pod-a").issuer(vaultTLS())
 	next := s.once(t)
 	want := []string{
-		"create secrets", "create certificatesigningrequests", "update secrets", // key, request, its UID
+		"create secrets", "create certificatesigningrequests", // key, request
 		"update certificatesigningrequests/approval", "create secrets", "update secrets", // approval, live pair, key dropped
 	}
 	if !reflect.DeepEqual(c.writes, want) {
@@ -42,7 +43,8 @@ func TestIssueFromNothing(t *testing.T) {
 		t.Errorf("live Secret of type %s, CA:\n%s", live.Type, live.Data["ca.crt"])
 	}
 	csr := c.csrs()[0]
-	wantMarks := map[string]string{AnnotationSigner: "kubernetes.io/kubelet-serving", AnnotationIssuedAt: "2026-03-01T12:00:00Z", AnnotationRequest: csr.Name}
+	wantMarks := map[string]string{AnnotationSigner: "kubernetes.io/kubelet-serving", AnnotationIssuedAt: "2026-03-01T12:00:00Z", AnnotationRequest: csr.Name,
+		AnnotationTrusted: fmt.Sprintf(`{"%x":"2026-03-01T12:00:00Z"}`, sha256.Sum256(c.ca.cert.Raw))}
 	if !reflect.DeepEqual(live.Annotations, wantMarks) || live.Labels[LabelCertificate] != "vault_vault-tls" || live.Labels[LabelManagedBy] != "pkiwarden" {
 		t.Errorf("marks %q %q", live.Labels, live.Annotations)
 	}

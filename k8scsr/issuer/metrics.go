@@ -11,20 +11,26 @@ import (
 
 // metrics are the series of the certificates' lifecycle. A certificate that is
 // known to be absent has none; one that could not be read keeps the last ones,
-// since its dates do not change by our not seeing it.
+// since its dates do not change by our not seeing it. Those of the certificates
+// are made of the board when they are asked for: ten thousand certificates would
+// otherwise keep thirty thousand series in memory.
 type metrics struct {
-	notBefore, notAfter, renewal *prometheus.GaugeVec
-	requests                     *prometheus.CounterVec
+	board    *board
+	requests *prometheus.CounterVec
 }
 
-func newMetrics() *metrics {
-	gauge := func(name, help string) *prometheus.GaugeVec {
-		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "pkiwarden", Name: name, Help: help}, []string{"certificate"})
-	}
-	m := &metrics{
-		notBefore: gauge("certificate_not_before_timestamp_seconds", "Start of validity of the stored certificate, Unix time."),
-		notAfter:  gauge("certificate_not_after_timestamp_seconds", "End of validity of the stored certificate, Unix time."),
-		renewal:   gauge("certificate_renewal_timestamp_seconds", "When the stored certificate is due to be renewed, Unix time."),
+var (
+	notBeforeDesc = describe("certificate_not_before_timestamp_seconds", "Start of validity of the stored certificate, Unix time.")
+	notAfterDesc  = describe("certificate_not_after_timestamp_seconds", "End of validity of the stored certificate, Unix time.")
+	renewalDesc   = describe("certificate_renewal_timestamp_seconds", "When the stored certificate is due to be renewed, Unix time.")
+)
+
+func describe(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("pkiwarden_"+name, help, []string{"certificate"}, nil)
+}
+
+func newMetrics(b *board) *metrics {
+	m := &metrics{board: b,
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pkiwarden", Name: "csr_requests_total",
 			Help: "Certificate signing requests, by what became of them."}, []string{"result"}),
 	}
@@ -35,7 +41,7 @@ func newMetrics() *metrics {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.notBefore, m.notAfter, m.renewal, m.requests}
+	return []prometheus.Collector{m, m.requests}
 }
 
 func (m *metrics) register(r prometheus.Registerer) error {
@@ -55,19 +61,20 @@ func (m *metrics) unregister(r prometheus.Registerer, n int) {
 	}
 }
 
-func (m *metrics) observe(c *Certificate, live k8scsr.Live) {
-	if live.Leaf == nil {
-		for _, v := range []*prometheus.GaugeVec{m.notBefore, m.notAfter, m.renewal} {
-			v.DeleteLabelValues(c.Spec.Name)
+// Describe implements [prometheus.Collector].
+func (m *metrics) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{notBeforeDesc, notAfterDesc, renewalDesc} {
+		out <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (m *metrics) Collect(out chan<- prometheus.Metric) {
+	for _, d := range m.board.allDates() {
+		for desc, at := range map[*prometheus.Desc]time.Time{notBeforeDesc: d.notBefore, notAfterDesc: d.notAfter, renewalDesc: d.due} {
+			out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(at.Unix()), d.certificate)
 		}
-		return
 	}
-	set := func(v *prometheus.GaugeVec, t time.Time) {
-		v.WithLabelValues(c.Spec.Name).Set(float64(t.Unix()))
-	}
-	set(m.notBefore, live.Leaf.NotBefore)
-	set(m.notAfter, live.Leaf.NotAfter)
-	set(m.renewal, c.Spec.RenewalAt(live.Leaf, live.IssuedAt, time.Time{}))
 }
 
 func (m *metrics) count(result k8scsr.Result) {

@@ -27,24 +27,35 @@ type observation struct {
 	next *corev1.Secret // nil: there is none
 	key  privateKey     // the stored next key
 	csrs map[string]*certificatesv1.CertificateSigningRequest
+
+	// What stays known while steps follow each other; see remember.
+	readAt  time.Time                                 // when live and next were read
+	keyKept bool                                      // live was remembered, without its key
+	csr     *certificatesv1.CertificateSigningRequest // nil: there is none
+	csrName string                                    // for which csr is known
+	made    string                                    // see [k8scsr.State.Made]
+	madeAt  time.Time
 }
 
-// observe reads everything that the next step depends on, live: every GET is a
-// quorum read, nothing comes from a cache.
+// observe completes what is known, nil for nothing, with everything else that the
+// next step depends on. Every GET is a quorum read, nothing comes from a cache.
 //
 // NAME-next is read first. Whoever begins an attempt writes it first, so a write
 // to it that succeeds proves that nobody else began one since, and that all the
 // rest was read after the last one ended.
-func (i *Issuer) observe(ctx context.Context, c *Certificate, now time.Time) (*observation, error) {
-	o := &observation{csrs: map[string]*certificatesv1.CertificateSigningRequest{}}
+func (i *Issuer) observe(ctx context.Context, c *Certificate, o *observation, now time.Time) (*observation, error) {
 	var err error
-	if o.next, err = i.getSecret(ctx, c.Namespace, c.nextName()); err != nil {
-		return nil, err
+	if o == nil {
+		o = &observation{readAt: now}
+		if o.next, err = i.getSecret(ctx, c.Namespace, c.nextName()); err != nil {
+			return nil, err
+		}
+		if o.live, err = i.getSecret(ctx, c.Namespace, c.Secret); err != nil {
+			return nil, err
+		}
 	}
-	if o.live, err = i.getSecret(ctx, c.Namespace, c.Secret); err != nil {
-		return nil, err
-	}
-	o.Live = c.readLive(o.live, now)
+	o.State, o.csrs = k8scsr.State{}, map[string]*certificatesv1.CertificateSigningRequest{}
+	o.Live = c.readLive(o.live, o.keyKept, now)
 	o.hinder(c.liveObstacle(o.live, o.Live))
 	o.hinder(c.nextObstacle(o.next))
 
@@ -57,7 +68,9 @@ func (i *Issuer) observe(ctx context.Context, c *Certificate, now time.Time) (*o
 	if len(o.Obstacles) > 0 {
 		return o, nil
 	}
+	i.observePeers(ctx, c, o, now)
 	o.Pending, o.key = readPending(o.next, now)
+	i.await(c.label, o.Pending.CSRName)
 	return o, i.observeRequests(ctx, c, o, now)
 }
 
@@ -90,18 +103,22 @@ func (i *Issuer) observeRequests(ctx context.Context, c *Certificate, o *observa
 		if o.Pending.CSRName == "" {
 			return nil
 		}
-		csr, err := do(ctx, call{"get", "certificatesigningrequests", "", o.Pending.CSRName}, func(ctx context.Context) (*certificatesv1.CertificateSigningRequest, error) {
-			return i.client.CertificatesV1().CertificateSigningRequests().Get(ctx, o.Pending.CSRName, metav1.GetOptions{})
-		})
-		if apierrors.IsNotFound(err) {
-			return i.observeBudget(ctx, c, o, now)
-		}
-		if err != nil {
+		if err := i.getRequest(ctx, o); err != nil {
 			return err
 		}
-		r := o.remember(csr)
+		if o.csr == nil {
+			return i.observeBudget(ctx, c, o, now)
+		}
+		r := o.condensed(o.csr)
 		o.Request = &r
+		if now.Sub(o.madeAt) < unrecorded {
+			o.Made = o.made
+		}
 		return nil
+	}
+	look := i.outlooks[c.label]
+	if look.cleared && o.next != nil {
+		return i.observeBudget(ctx, c, o, now)
 	}
 	selector := labels.Set{LabelCertificate: c.label}.String()
 	own, err := ownRequests(ctx, i, selector, o.Identity, func(csr *certificatesv1.CertificateSigningRequest) *certificatesv1.CertificateSigningRequest {
@@ -112,11 +129,12 @@ func (i *Issuer) observeRequests(ctx context.Context, c *Certificate, o *observa
 		return err
 	}
 	for _, csr := range own {
-		o.Others = append(o.Others, o.remember(csr))
+		o.Others = append(o.Others, o.condensed(csr))
 	}
 	if err := i.checkOrphans(ctx, c, o); err != nil {
 		return err
 	}
+	look.cleared = len(own) == 0
 	return i.observeBudget(ctx, c, o, now)
 }
 
@@ -137,7 +155,25 @@ func (i *Issuer) checkOrphans(ctx context.Context, c *Certificate, o *observatio
 	return nil
 }
 
-func (o *observation) remember(csr *certificatesv1.CertificateSigningRequest) k8scsr.Request {
+// getRequest reads the request under way, unless it is known.
+func (i *Issuer) getRequest(ctx context.Context, o *observation) error {
+	name := o.Pending.CSRName
+	if o.csrName == name {
+		return nil
+	}
+	csr, err := do(ctx, call{"get", "certificatesigningrequests", "", name}, func(ctx context.Context) (*certificatesv1.CertificateSigningRequest, error) {
+		return i.client.CertificatesV1().CertificateSigningRequests().Get(ctx, name, metav1.GetOptions{})
+	})
+	if apierrors.IsNotFound(err) {
+		csr, err = nil, nil
+	}
+	if err == nil {
+		o.csr, o.csrName = csr, name
+	}
+	return err
+}
+
+func (o *observation) condensed(csr *certificatesv1.CertificateSigningRequest) k8scsr.Request {
 	o.csrs[csr.Name] = csr
 	return condense(csr)
 }
@@ -185,10 +221,13 @@ func only[S ~[]string](values S) string {
 	return "several values"
 }
 
-// whoAmI asks the API server who we are to it, once per Once: a service account
-// can be made anew under the same name.
+// identityFor is how long an answer of whoAmI holds: a service account can be made
+// anew under the same name.
+const identityFor = 30 * time.Second
+
+// whoAmI asks the API server who we are to it, once per Once.
 func (i *Issuer) whoAmI(ctx context.Context) (k8scsr.Identity, error) {
-	if i.identity.Known() {
+	if age := i.now().Sub(i.identityAt); i.identity.Known() && age >= 0 && age < identityFor {
 		return i.identity, nil
 	}
 	review, err := do(ctx, call{"create", "selfsubjectreviews.authentication.k8s.io", "", ""}, func(ctx context.Context) (*authenticationv1.SelfSubjectReview, error) {
@@ -198,7 +237,7 @@ func (i *Issuer) whoAmI(ctx context.Context) (k8scsr.Identity, error) {
 		return k8scsr.Identity{}, err
 	}
 	user := review.Status.UserInfo
-	i.identity = k8scsr.Identity{Username: user.Username, UID: user.UID, PodUID: only(user.Extra[extraPodUID])}
+	i.identity, i.identityAt = k8scsr.Identity{Username: user.Username, UID: user.UID, PodUID: only(user.Extra[extraPodUID])}, i.now()
 	return i.identity, nil
 }
 

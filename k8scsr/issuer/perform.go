@@ -26,31 +26,40 @@ func (i *Issuer) perform(ctx context.Context, c *Certificate, o *observation, st
 			return err
 		}
 		step.Record.CSRName = requestName(c.Secret)
+		i.await(c.label, step.Record.CSRName)
+		o.csr, o.csrName = nil, step.Record.CSRName // a name that was just drawn is nobody's yet
 		return i.writeNext(ctx, c, o, step.Record, key.pem)
 	case k8scsr.RecordRequester, k8scsr.RecordRequest:
 		return i.writeNext(ctx, c, o, step.Record, o.key.pem)
 	case k8scsr.DropPending:
+		i.outlooks[c.label].cleared = step.Event != nil && !step.Event.Warning
+		o.csr, o.csrName, o.made = nil, "", ""
 		return i.writeNext(ctx, c, o, step.Record, nil)
 	case k8scsr.CreateRequest:
 		if err := i.spend(ctx, c, o, now); err != nil {
 			return err
 		}
-		return i.createRequest(ctx, c, o)
+		return i.createRequest(ctx, c, o, now)
 	case k8scsr.Approve, k8scsr.Deny:
 		return i.decide(ctx, o, step)
 	case k8scsr.Publish:
-		return i.writeLive(ctx, c, o, func(s *corev1.Secret) {
+		err := i.writeLive(ctx, c, o, func(s *corev1.Secret) {
 			s.Data[c.Keys.Certificate] = step.Chain.PEM
 			s.Data[c.Keys.Key] = o.key.pem
-			if o.Trust.Configured() {
-				s.Data[c.Keys.CA] = o.Trust.PEM
-			}
+			c.putBundle(s, step.Bundle)
 			s.Annotations[AnnotationSigner] = c.Spec.Signer
 			s.Annotations[AnnotationIssuedAt] = now.UTC().Format(time.RFC3339)
 			s.Annotations[AnnotationRequest] = o.Pending.CSRName
 		})
+		if err == nil {
+			o.keyKept = false
+		}
+		return err
 	case k8scsr.PublishTrust:
-		return i.writeLive(ctx, c, o, func(s *corev1.Secret) { s.Data[c.Keys.CA] = o.Trust.PEM })
+		if o.keyKept {
+			return errChanged // what is to stay is to be read first
+		}
+		return i.writeBundle(ctx, c, o, step.Bundle)
 	}
 	return fmt.Errorf("performing step %q: unknown", step.Kind)
 }
@@ -61,30 +70,37 @@ func (i *Issuer) writeNext(ctx context.Context, c *Certificate, o *observation, 
 	if err != nil {
 		return err
 	}
-	return i.writeSecret(ctx, secret, o.next == nil)
+	written, err := i.writeSecret(ctx, secret, o.next == nil)
+	if err == nil {
+		o.next = written
+	}
+	return err
 }
 
 func (i *Issuer) writeLive(ctx context.Context, c *Certificate, o *observation, edit func(*corev1.Secret)) error {
-	return i.writeSecret(ctx, c.liveSecret(o.live, edit), o.live == nil)
+	written, err := i.writeSecret(ctx, c.liveSecret(o.live, edit), o.live == nil)
+	if err == nil {
+		o.live = written
+	}
+	return err
 }
 
 // writeSecret creates or updates; an update carries the resourceVersion and UID
-// that were read.
-func (i *Issuer) writeSecret(ctx context.Context, secret *corev1.Secret, create bool) error {
+// that were read. It returns what the API made of it.
+func (i *Issuer) writeSecret(ctx context.Context, secret *corev1.Secret, create bool) (*corev1.Secret, error) {
 	secrets := i.client.CoreV1().Secrets(secret.Namespace)
 	if !create {
-		_, err := do(ctx, call{"update", "secrets", secret.Namespace, secret.Name}, func(ctx context.Context) (*corev1.Secret, error) {
+		return do(ctx, call{"update", "secrets", secret.Namespace, secret.Name}, func(ctx context.Context) (*corev1.Secret, error) {
 			return secrets.Update(ctx, secret, metav1.UpdateOptions{FieldManager: ManagedBy})
 		})
-		return err
 	}
-	_, err := do(ctx, call{"create", "secrets", secret.Namespace, secret.Name}, func(ctx context.Context) (*corev1.Secret, error) {
+	written, err := do(ctx, call{"create", "secrets", secret.Namespace, secret.Name}, func(ctx context.Context) (*corev1.Secret, error) {
 		return secrets.Create(ctx, secret, metav1.CreateOptions{FieldManager: ManagedBy})
 	})
-	return i.namespaceOf(ctx, secret.Namespace, err)
+	return written, i.namespaceOf(ctx, secret.Namespace, err)
 }
 
-func (i *Issuer) createRequest(ctx context.Context, c *Certificate, o *observation) error {
+func (i *Issuer) createRequest(ctx context.Context, c *Certificate, o *observation, now time.Time) error {
 	pem, err := signRequest(c.Spec, o.key)
 	if err != nil {
 		return err
@@ -100,9 +116,12 @@ func (i *Issuer) createRequest(ctx context.Context, c *Certificate, o *observati
 	for _, usage := range c.Spec.Usages {
 		csr.Spec.Usages = append(csr.Spec.Usages, certificatesv1.KeyUsage(usage))
 	}
-	_, err = do(ctx, call{"create", "certificatesigningrequests", "", ""}, func(ctx context.Context) (*certificatesv1.CertificateSigningRequest, error) {
+	made, err := do(ctx, call{"create", "certificatesigningrequests", "", ""}, func(ctx context.Context) (*certificatesv1.CertificateSigningRequest, error) {
 		return i.client.CertificatesV1().CertificateSigningRequests().Create(ctx, csr, metav1.CreateOptions{FieldManager: ManagedBy})
 	})
+	if err == nil {
+		o.csr, o.csrName, o.made, o.madeAt = made, made.Name, string(made.UID), now
+	}
 	return err
 }
 
@@ -118,9 +137,15 @@ func (i *Issuer) decide(ctx context.Context, o *observation, step k8scsr.Step) e
 		condition.Message = "Denied by pkiwarden: " + step.Reason
 	}
 	csr.Status.Conditions = append(csr.Status.Conditions, condition)
-	_, err := do(ctx, call{"update", "certificatesigningrequests/approval", "", csr.Name}, func(ctx context.Context) (*certificatesv1.CertificateSigningRequest, error) {
+	decided, err := do(ctx, call{"update", "certificatesigningrequests/approval", "", csr.Name}, func(ctx context.Context) (*certificatesv1.CertificateSigningRequest, error) {
 		return i.client.CertificatesV1().CertificateSigningRequests().UpdateApproval(ctx, csr.Name, csr, metav1.UpdateOptions{FieldManager: ManagedBy})
 	})
+	if err == nil && decided.Name == o.csrName {
+		o.csr = decided
+		if !i.goesOn || !i.watching.Load() {
+			o.csrName = "" // nobody comes back when the watch sees the answer
+		}
+	}
 	// Admission wants a right of its own, and says so only in words (kubernetes
 	// plugin/pkg/admission/certificates/approval).
 	var failed *callError

@@ -85,7 +85,7 @@ func (i *Issuer) Renew(ctx context.Context, r RenewRequest) ([]Renewal, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.identity = k8scsr.Identity{}
-	i.checkBooks(ctx)
+	i.begins(ctx)
 	changed := make(chan struct{}, 1)
 	if !r.DryRun {
 		var watching sync.WaitGroup
@@ -178,14 +178,14 @@ func (i *Issuer) begin(ctx context.Context, a *renewal, r RenewRequest) (err err
 		return err
 	}
 	now := i.now()
-	o, err := i.observe(ctx, c, now)
+	o, err := i.observe(ctx, c, nil, now)
 	if err != nil {
 		return err
 	}
 	if r.Force {
 		c.Spec.Replace = k8scsr.Replacement{LeafID: k8scsr.LeafID(o.Live.Leaf), AskedAt: now}
 		a.c.Spec.Replace = c.Spec.Replace
-		if o, err = i.observe(ctx, c, now); err != nil { // more must be known for what is due
+		if o, err = i.observe(ctx, c, nil, now); err != nil { // more must be known for what is due
 			return err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -22,6 +23,9 @@ type outlook struct {
 	findings []k8scsr.Finding
 	err      error         // of the last look; nil: it worked
 	seen     version       // of the request that it waits for
+	flight   *observation  // see remember
+	rest     *atRest       // see remember
+	cleared  bool          // no request of an earlier attempt was left when NAME-next was last seen; where that is gone, its record is, too
 	period   time.Duration // from one renewal to the next, as was granted; 0 where that is not known
 
 	settled  bool      // an answer of the API can be taken as it is; see tooSoon
@@ -44,7 +48,7 @@ type version struct{ name, resourceVersion string }
 // certificate that fails does not stop the others; their errors are joined. The
 // findings of all are reported.
 func (i *Issuer) Once(ctx context.Context) (next time.Time, err error) {
-	return i.round(ctx, false, func(*Certificate, *outlook) bool { return true })
+	return i.round(ctx, false)
 }
 
 // OnceUntil is Once for those certificates whose own time has come, or whose
@@ -56,25 +60,33 @@ func (i *Issuer) Once(ctx context.Context) (next time.Time, err error) {
 // A right that is missing at first, or right after the API gave no answer, is
 // unknown for five seconds, in which it is looked at again, and critical then.
 func (i *Issuer) OnceUntil(ctx context.Context) (next time.Time, err error) {
-	return i.round(ctx, true, func(c *Certificate, o *outlook) bool {
-		return o.pace.Due(i.now()) || o.err == nil && i.requestChanged(c, o.seen)
-	})
+	return i.round(ctx, true)
 }
 
 // round looks at those that are due. One that goes on, unlike one that is alone,
 // can wait for a better answer.
-func (i *Issuer) round(ctx context.Context, goesOn bool, due func(*Certificate, *outlook) bool) (next time.Time, err error) {
+func (i *Issuer) round(ctx context.Context, goesOn bool) (next time.Time, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.identity = k8scsr.Identity{}
-	i.checkBooks(ctx)
+	if i.goesOn = goesOn; !goesOn {
+		i.identity = k8scsr.Identity{}
+	}
+	i.begins(ctx)
 	i.dropLeftovers(ctx)
-	next = i.now().Add(i.interval)
+	begun := i.now()
+	next = begun.Add(i.interval)
+	due := i.certificates
+	if goesOn {
+		i.followTrust(ctx, begun)
+		due = i.due(begun)
+	}
 	var down error // the API cannot be dialled: the next one would fail alike
-	for _, c := range i.certificates {
+	for _, c := range due {
 		o := i.outlooks[c.label]
-		if !due(c, o) {
-			continue
+		if !goesOn {
+			i.forget(o)
+		} else if i.now().Sub(begun) > roundFor {
+			break // the others' time has come too: they are first in the next round
 		}
 		at, found, err := time.Time{}, []k8scsr.Finding(nil), down
 		if down == nil {
@@ -86,7 +98,7 @@ func (i *Issuer) round(ctx context.Context, goesOn bool, due func(*Certificate, 
 		now := i.now()
 		tooSoon := o.tooSoon(err, now) && goesOn
 		if err == nil {
-			o.pace = o.pace.Looked(now, earlier(at, now.Add(i.interval)))
+			o.pace = o.pace.Looked(now, earlier(at, now.Add(i.nextLook())))
 		} else {
 			f := findingOf(c, err)
 			if tooSoon {
@@ -190,17 +202,82 @@ func undialled(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// noteRequest keeps the last version of a certificate's request that the watch
-// saw.
-func (i *Issuer) noteRequest(label string, v version) {
+// roundFor is how long one round takes at most, but for the last certificate: who
+// waits for an answer is heard, and what was found is reported, as often.
+const roundFor = 5 * time.Second
+
+// begins is what a round begins with: nothing that another one took for known.
+func (i *Issuer) begins(ctx context.Context) {
+	i.trusts, i.budgets = map[string]trustRead{}, map[string]k8scsr.Budget{}
+	i.checkBooks(ctx)
+}
+
+// due are the certificates to be looked at in a round that begins: first those
+// whose requests were answered, then whoever waits the longest.
+func (i *Issuer) due(now time.Time) []*Certificate {
+	var answered, due []*Certificate
+	for _, c := range i.certificates {
+		o := i.outlooks[c.label]
+		switch {
+		case o.err == nil && i.requestChanged(c, o.seen):
+			answered = append(answered, c)
+		case o.pace.Due(now):
+			due = append(due, c)
+		}
+	}
+	slices.SortStableFunc(due, func(a, b *Certificate) int {
+		return i.outlooks[a.label].pace.NextAt.Compare(i.outlooks[b.label].pace.NextAt)
+	})
+	return append(answered, due...)
+}
+
+// nextLook is how long a certificate is left alone. Where that is longer than the
+// interval, chance draws apart those that were looked at together.
+func (i *Issuer) nextLook() time.Duration {
+	if i.lookEvery == i.interval {
+		return i.interval
+	}
+	return i.lookEvery/2 + time.Duration(i.chance()*float64(i.lookEvery/2))
+}
+
+// awaited is the request that a certificate waits for, and what the watch saw of
+// it last.
+type awaited struct {
+	name string
+	seen version // zero: nothing yet
+	csr  *certificatesv1.CertificateSigningRequest
+}
+
+// largestKept bounds an answer that is kept as the watch saw it. A larger one is
+// read when it is looked at.
+const largestKept = 128 << 10
+
+// await says which request a certificate waits for; "" for none.
+func (i *Issuer) await(label, name string) {
 	i.watched.Lock()
 	defer i.watched.Unlock()
-	if i.versions == nil {
-		i.versions = map[string]version{}
+	switch a := i.awaited[label]; {
+	case name == "":
+		delete(i.awaited, label)
+	case a == nil || a.name != name:
+		i.awaited[label] = &awaited{name: name}
 	}
-	if _, ours := i.outlooks[label]; ours { // anybody may make requests with labels
-		i.versions[label] = v
+}
+
+// noteRequest keeps what the watch saw of a request that is awaited, and tells
+// whether it is: anybody may make requests with our labels.
+func (i *Issuer) noteRequest(csr *certificatesv1.CertificateSigningRequest) bool {
+	i.watched.Lock()
+	defer i.watched.Unlock()
+	a := i.awaited[csr.Labels[LabelCertificate]]
+	if a == nil || a.name != csr.Name {
+		return false
 	}
+	a.seen, a.csr = version{csr.Name, csr.ResourceVersion}, nil
+	if len(csr.Status.Certificate)+len(csr.Spec.Request) <= largestKept {
+		a.csr = csr
+	}
+	return true
 }
 
 // requestChanged tells whether the watch saw another version of the request that
@@ -209,6 +286,19 @@ func (i *Issuer) noteRequest(label string, v version) {
 func (i *Issuer) requestChanged(c *Certificate, seen version) bool {
 	i.watched.Lock()
 	defer i.watched.Unlock()
-	last := i.versions[c.label]
-	return seen.name != "" && last.name == seen.name && last != seen
+	a := i.awaited[c.label]
+	return a != nil && a.seen != version{} && a.seen.name == seen.name && a.seen != seen
+}
+
+// arrived is the request as the watch saw it last, nil where it did not.
+func (i *Issuer) arrived(label string) *certificatesv1.CertificateSigningRequest {
+	i.watched.Lock()
+	defer i.watched.Unlock()
+	a := i.awaited[label]
+	if a == nil {
+		return nil
+	}
+	csr := a.csr
+	a.csr = nil
+	return csr
 }

@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -25,6 +26,9 @@ const (
 	AnnotationSigner   = "pkiwarden.io/signer"    // that was asked
 	AnnotationIssuedAt = "pkiwarden.io/issued-at" // RFC 3339, when it was published
 	AnnotationRequest  = "pkiwarden.io/request"   // name of the CSR it came from
+	// AnnotationTrusted is when each CA of the bundle was published: JSON, RFC 3339
+	// by SHA-256.
+	AnnotationTrusted = "pkiwarden.io/trusted-since"
 
 	// On NAME-next: a k8scsr.Record as JSON.
 	AnnotationRecord = "pkiwarden.io/record"
@@ -62,18 +66,27 @@ func (c *Certificate) secretType() corev1.SecretType {
 
 func (c *Certificate) nextName() string { return c.Secret + NextSuffix }
 
-// readLive parses the live Secret, nil when there is none.
-func (c *Certificate) readLive(secret *corev1.Secret, now time.Time) k8scsr.Live {
+// readLive parses the live Secret, nil when there is none. One that was remembered
+// lacks the key, which belonged to its certificate.
+func (c *Certificate) readLive(secret *corev1.Secret, keyKept bool, now time.Time) k8scsr.Live {
 	if secret == nil {
 		return k8scsr.Live{}
 	}
-	live := k8scsr.ReadLive(secret.Data[c.Keys.Certificate], secret.Data[c.Keys.Key])
+	var live k8scsr.Live
+	if keyKept {
+		live = k8scsr.ReadChain(secret.Data[c.Keys.Certificate])
+	} else {
+		live = k8scsr.ReadLive(secret.Data[c.Keys.Certificate], secret.Data[c.Keys.Key])
+	}
 	live.Managed = secret.Labels[LabelCertificate] == c.label
 	if live.Managed {
 		live.Signer = secret.Annotations[AnnotationSigner]
 		live.IssuedAt = k8scsr.ParseIssuedAt(secret.Annotations[AnnotationIssuedAt], now)
 	}
 	live.CA = secret.Data[c.Keys.CA]
+	if since, recorded := secret.Annotations[AnnotationTrusted]; recorded {
+		live.CASince = k8scsr.ParseSince(since)
+	}
 	return live
 }
 
@@ -81,7 +94,7 @@ func (c *Certificate) readLive(secret *corev1.Secret, now time.Time) k8scsr.Live
 func (c *Certificate) liveObstacle(secret *corev1.Secret, live k8scsr.Live) *k8scsr.Finding {
 	var somebodys string
 	if secret != nil && !live.Managed {
-		somebodys = orElse(keptBy(secret), c.Spec.Unrelated(live))
+		somebodys = cmp.Or(keptBy(secret), c.Spec.Unrelated(live))
 	}
 	f := &k8scsr.Finding{Severity: k8scsr.Critical, Subject: "certificate " + c.Spec.Name, Citation: "Kubernetes API v1, Secret"}
 	switch {
@@ -115,13 +128,6 @@ func keptBy(secret *corev1.Secret) string {
 		return fmt.Sprintf("cert-manager keeps it, for Certificate %s", name)
 	}
 	return ""
-}
-
-func orElse(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
 }
 
 // nextObstacle tells that NAME-next belongs to somebody else.

@@ -36,12 +36,16 @@ type Status struct {
 	Failure    *k8scsr.Failure // how the last attempt ended that did not succeed; nil: none since the last success
 	Failures   int             // in a row
 
+	Trust TrustStatus // of the bundle that clients follow
+
 	// What is wanted, with the names drawn from objects; without NamesKnown those
 	// of some object are missing, and nothing is asked for.
 	NamesKnown  bool
 	DNSNames    []string
 	IPAddresses []string
 	URIs        []string
+
+	dueAt time.Time // RenewAt but for windows that have passed
 }
 
 // board holds statuses for those who must not wait for a look.
@@ -49,6 +53,29 @@ type board struct {
 	mu  sync.Mutex
 	all map[string]Status // by the certificate's label
 }
+
+// dates are those of one stored certificate.
+type dates struct {
+	certificate              string
+	notBefore, notAfter, due time.Time
+}
+
+// allDates are those of all certificates that are stored.
+func (b *board) allDates() []dates {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := make([]dates, 0, len(b.all))
+	for _, s := range b.all {
+		if !s.NotAfter.IsZero() {
+			out = append(out, dates{s.Name, s.NotBefore, s.NotAfter, s.dueAt})
+		}
+	}
+	return out
+}
+
+// LooksEvery is how far apart the looks at a certificate are at most that needs
+// nothing.
+func (i *Issuer) LooksEvery() time.Duration { return i.lookEvery }
 
 // Status is what is known of each certificate, by name. It waits for no look
 // and asks nobody. It holds no key.
@@ -68,13 +95,15 @@ func (i *Issuer) Status() []Status {
 // observed keeps what a look has found so far, and the step that it decided.
 func (b *board) observed(c *Certificate, o *observation, step k8scsr.Step, now time.Time) {
 	s := Status{
-		ObservedAt: now, Hindered: len(o.Obstacles) > 0, Due: k8scsr.Due(o.State, c.Spec, now),
+		Name: c.Spec.Name, ObservedAt: now, Hindered: len(o.Obstacles) > 0, Due: k8scsr.Due(o.State, c.Spec, now),
 		Problem: o.Live.Problem, Request: o.Pending.CSRName, Failures: o.Pending.Failures,
 		Step:       k8scsr.Step{Kind: step.Kind, Reason: step.Reason, LookAgainAt: step.LookAgainAt},
+		Trust:      trustStatus(o.Change(c.Spec, now)),
 		NamesKnown: len(c.unnamed) == 0, DNSNames: c.Spec.DNSNames, URIs: c.Spec.URIs,
 	}
 	if leaf := o.Live.Leaf; leaf != nil {
 		s.Adopted, s.NotBefore, s.NotAfter = !o.Live.Managed, leaf.NotBefore, leaf.NotAfter
+		s.dueAt = c.Spec.RenewalAt(leaf, o.Live.IssuedAt, time.Time{})
 		if o.Live.Problem == "" {
 			s.RenewAt = c.Spec.RenewalAt(leaf, o.Live.IssuedAt, now)
 		}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -44,24 +46,74 @@ func (t TrustSource) String() string {
 // refused there, not cut here.
 const maxTrustFile = 1 << 20
 
+// trustRead is a bundle as a round has read it.
+type trustRead struct {
+	trust   k8scsr.Trust
+	problem string
+	err     error
+}
+
+// readSource reads a source once in a round.
+func (i *Issuer) readSource(ctx context.Context, t TrustSource) trustRead {
+	if r, known := i.trusts[t.String()]; known {
+		return r
+	}
+	var r trustRead
+	var data []byte
+	if data, r.problem, r.err = i.trustBytes(ctx, t); r.err == nil && r.problem == "" {
+		var err error
+		if r.trust, err = k8scsr.ParseTrust(data); err != nil {
+			r.problem = err.Error()
+		}
+	}
+	if r.err == nil {
+		i.trusts[t.String()] = r
+	}
+	return r
+}
+
+// followTrust looks, once in an interval, whether a bundle has changed, and lets
+// all its certificates be looked at then. Where there are so many of them that
+// each is looked at less often, it would be noticed late otherwise.
+func (i *Issuer) followTrust(ctx context.Context, now time.Time) {
+	if i.lookEvery == i.interval || now.Sub(i.trustsAt) < i.interval && !now.Before(i.trustsAt) {
+		return
+	}
+	i.trustsAt = now
+	changed := map[string]bool{}
+	for _, c := range i.certificates {
+		t := c.Trust.String()
+		if _, asked := changed[t]; asked || !c.Trust.configured() {
+			continue
+		}
+		r := i.readSource(ctx, c.Trust)
+		content := r.problem + "\n" + string(r.trust.PEM)
+		was, known := i.trusted[t]
+		changed[t] = r.err == nil && known && was != content
+		if r.err == nil {
+			i.trusted[t] = content
+		}
+	}
+	for _, c := range i.certificates {
+		if changed[c.Trust.String()] {
+			i.outlooks[c.label].pace = k8scsr.Pace{}
+		}
+	}
+}
+
 // readTrust reads the bundle. A bundle that is missing or damaged is an
 // obstacle; an API that does not answer is an error.
 func (i *Issuer) readTrust(ctx context.Context, c *Certificate) (k8scsr.Trust, *k8scsr.Finding, error) {
 	if !c.Trust.configured() {
 		return k8scsr.Trust{}, nil, nil
 	}
-	data, problem, err := i.trustBytes(ctx, c.Trust)
-	if err != nil {
-		return k8scsr.Trust{}, nil, err
+	r := i.readSource(ctx, c.Trust)
+	if r.err != nil {
+		return k8scsr.Trust{}, nil, r.err
 	}
-	var trust k8scsr.Trust
+	problem := r.problem
 	if problem == "" {
-		if trust, err = k8scsr.ParseTrust(data); err != nil {
-			problem = err.Error()
-		}
-	}
-	if problem == "" {
-		return trust, nil, nil
+		return r.trust, nil, nil
 	}
 	return k8scsr.Trust{}, &k8scsr.Finding{
 		Rule: k8scsr.RuleTrustUnreadable, Severity: k8scsr.Critical, Subject: "certificate " + c.Spec.Name,
@@ -118,4 +170,57 @@ func readFile(path string) ([]byte, error) {
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
 	return data, nil
+}
+
+// putBundle stores the bundle beside the pair, and when each of its CAs came.
+func (c *Certificate) putBundle(s *corev1.Secret, b k8scsr.Bundle) {
+	if len(b.PEM) == 0 {
+		return // no trust is configured
+	}
+	s.Data[c.Keys.CA] = b.PEM
+	s.Annotations[AnnotationTrusted] = b.Record()
+}
+
+// writeBundle publishes the bundle alone. A Secret that somebody else wrote does
+// not become ours by that.
+func (i *Issuer) writeBundle(ctx context.Context, c *Certificate, o *observation, b k8scsr.Bundle) error {
+	marked := c.liveSecret(o.live, func(s *corev1.Secret) { c.putBundle(s, b) })
+	if !o.Live.Managed {
+		marked.Labels = maps.Clone(o.live.Labels)
+	}
+	written, err := i.writeSecret(ctx, marked, false)
+	if err == nil {
+		o.live = written
+	}
+	return err
+}
+
+// TrustStatus is the bundle that clients follow, and how far its change has come.
+// The zero value is for where no trust is configured, or it is not known.
+type TrustStatus struct {
+	State       k8scsr.ChangeState
+	Reason      string
+	Authorities []AuthorityStatus
+	Peers       []k8scsr.PeerStatus // while they decide
+}
+
+// AuthorityStatus is one CA of the bundle.
+type AuthorityStatus struct {
+	Subject     string
+	SHA256      string // in hexadecimal
+	NotAfter    time.Time
+	Wanted      bool      // false: it is to leave
+	PublishedAt time.Time // zero: it is not known
+}
+
+// trustStatus keeps no certificate.
+func trustStatus(change k8scsr.Change) TrustStatus {
+	out := TrustStatus{State: change.State, Reason: change.Reason, Peers: change.Peers}
+	for _, a := range change.Authorities {
+		out.Authorities = append(out.Authorities, AuthorityStatus{
+			Subject: k8scsr.Plain(a.Certificate.Subject.String(), maxMessage), SHA256: k8scsr.LeafID(a.Certificate),
+			NotAfter: a.Certificate.NotAfter, Wanted: a.Wanted, PublishedAt: a.Since,
+		})
+	}
+	return out
 }

@@ -28,9 +28,10 @@ const (
 // tried again. Events are not kept; wake must not block.
 func (i *Issuer) Watch(ctx context.Context, wake func()) error {
 	pause, healthy := reopenFirst, true
+	from := "" // resourceVersion: what was before is not told
 	for ctx.Err() == nil {
 		opened := i.now()
-		err := i.watchOnce(ctx, wake)
+		err := i.watchOnce(ctx, &from, wake)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -58,16 +59,30 @@ func (i *Issuer) Watch(ctx context.Context, wake func()) error {
 }
 
 // watchOnce opens one watch and follows it to its end; nil when the server ended
-// it in the ordinary way.
-func (i *Issuer) watchOnce(ctx context.Context, wake func()) error {
+// it in the ordinary way. It goes on from where the one before has ended: from
+// nowhere, each would begin with every request that the cluster still has.
+func (i *Issuer) watchOnce(ctx context.Context, from *string, wake func()) error {
 	ctx, cancel := context.WithTimeout(ctx, watchFor+watchConnect)
 	defer cancel()
+	requests := i.client.CertificatesV1().CertificateSigningRequests()
+	if *from == "" {
+		list, err := do(ctx, call{"list", "certificatesigningrequests", "", ""}, func(ctx context.Context) (*certificatesv1.CertificateSigningRequestList, error) {
+			return requests.List(ctx, metav1.ListOptions{LabelSelector: LabelCertificate, Limit: 1})
+		})
+		if err != nil {
+			return err
+		}
+		*from = list.ResourceVersion
+	}
 	seconds := int64(watchFor / time.Second)
-	w, err := i.client.CertificatesV1().CertificateSigningRequests().Watch(ctx, metav1.ListOptions{LabelSelector: LabelCertificate, TimeoutSeconds: &seconds})
+	w, err := requests.Watch(ctx, metav1.ListOptions{LabelSelector: LabelCertificate, TimeoutSeconds: &seconds, ResourceVersion: *from, AllowWatchBookmarks: true})
 	if err != nil {
+		*from = "" // it may be too old
 		return &callError{call{"watch", "certificatesigningrequests", "", ""}, err}
 	}
 	defer w.Stop()
+	i.watching.Store(true)
+	defer i.watching.Store(false)
 	for {
 		select {
 		case <-ctx.Done():
@@ -77,12 +92,17 @@ func (i *Issuer) watchOnce(ctx context.Context, wake func()) error {
 				return nil
 			}
 			if event.Type == watch.Error {
+				*from = ""
 				return apierrors.FromObject(event.Object)
 			}
-			if csr, ok := event.Object.(*certificatesv1.CertificateSigningRequest); ok {
-				i.noteRequest(csr.Labels[LabelCertificate], version{csr.Name, csr.ResourceVersion})
+			csr, ok := event.Object.(*certificatesv1.CertificateSigningRequest)
+			if !ok {
+				continue
 			}
-			wake()
+			*from = csr.ResourceVersion
+			if event.Type != watch.Bookmark && i.noteRequest(csr) {
+				wake()
+			}
 		}
 	}
 }

@@ -29,6 +29,9 @@ func TestWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
 		s := c.process("pod-a").issuer(vaultTLS())
+		c.sign = nil
+		s.once(t)
+		awaited := func() *certificatesv1.CertificateSigningRequest { return c.csrs()[0].DeepCopy() }
 		s.now = time.Now
 		var woken atomic.Int32
 		ctx, cancel := context.WithCancel(t.Context())
@@ -36,11 +39,20 @@ func TestWatch(t *testing.T) {
 		go func() { done <- s.Watch(ctx, func() { woken.Add(1) }) }()
 		synctest.Wait()
 		w, _ := c.watcher()
-		w.Modify(&certificatesv1.CertificateSigningRequest{})
-		w.Modify(&certificatesv1.CertificateSigningRequest{})
+		w.Modify(awaited())
+		w.Modify(awaited())
 		synctest.Wait()
 		if n := woken.Load(); n != 2 {
 			t.Errorf("woken %d times", n)
+		}
+		// Anybody can make requests with our label: they wake nobody.
+		forged := awaited()
+		forged.Name = "pkiwarden-vault-tls-aaaaaaaaaaaaaaaa"
+		w.Add(forged)
+		w.Add(&certificatesv1.CertificateSigningRequest{})
+		synctest.Wait()
+		if n := woken.Load(); n != 2 {
+			t.Errorf("woken %d times by requests that nobody waits for", n)
 		}
 		// The server ends it: it is opened again.
 		w.Stop()
@@ -58,7 +70,7 @@ func TestWatch(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		w, _ = c.watcher()
-		w.Add(&certificatesv1.CertificateSigningRequest{})
+		w.Add(awaited())
 		synctest.Wait()
 		if n := woken.Load(); n != 3 {
 			t.Errorf("woken %d times after it was allowed again", n)

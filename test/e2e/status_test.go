@@ -28,6 +28,7 @@ type statusDocument struct {
 		Name, State, Reason, Request string
 		NotAfter                     time.Time
 		LastFailure                  *struct{ Rule string }
+		Trust                        *struct{ State, Reason string }
 		Names                        *struct{ DNS []string }
 	}
 	Mounts []struct {

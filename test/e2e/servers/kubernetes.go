@@ -223,7 +223,17 @@ func (k *Kubernetes) SigningCA() []byte { return k.signing.PEM }
 // RotateSigningCA replaces the CA of the built-in signers and restarts the
 // controller manager, which returns when it is ready.
 func (k *Kubernetes) RotateSigningCA(ctx context.Context) error {
-	if err := k.newSigningCA(); err != nil {
+	signing, err := NewCA("kubernetes signer")
+	if err != nil {
+		return fmt.Errorf("rotating the signing CA: %w", err)
+	}
+	return k.SignWith(ctx, signing)
+}
+
+// SignWith gives the built-in signers this CA and restarts the controller
+// manager, which returns when it is ready.
+func (k *Kubernetes) SignWith(ctx context.Context, signing *CA) error {
+	if err := k.useSigningCA(signing); err != nil {
 		return fmt.Errorf("rotating the signing CA: %w", err)
 	}
 	return k.ControllerManager.Restart(ctx)
@@ -234,6 +244,10 @@ func (k *Kubernetes) newSigningCA() error {
 	if err != nil {
 		return err
 	}
+	return k.useSigningCA(signing)
+}
+
+func (k *Kubernetes) useSigningCA(signing *CA) error {
 	k.signing = signing
 	return signing.Write(k.file("signing.crt"), k.file("signing.key"))
 }

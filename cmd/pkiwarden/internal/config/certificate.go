@@ -86,12 +86,14 @@ type Key struct {
 	Size int `yaml:"size"`
 }
 
-// Trust is the bundle that the certificate's chain ends in, of one kind; none
-// when every field is zero.
+// Trust is the bundle that the certificate's chain ends in, of one kind, or
+// none; and what is known of those who follow it.
 type Trust struct {
-	ConfigMap *KeyRef `yaml:"configMap"`
-	File      string  `yaml:"file"`
-	Secret    *KeyRef `yaml:"secret"`
+	ConfigMap *KeyRef       `yaml:"configMap"`
+	File      string        `yaml:"file"`
+	Secret    *KeyRef       `yaml:"secret"`
+	Settle    time.Duration `yaml:"settle" zero:"ok"` // within which clients take up a new CA, before any certificate from it; default 5m
+	Peers     []string      `yaml:"peers"`            // host:port of those who present the certificate; default none: an old CA stays until it expires
 }
 
 // KeyRef is one key of a ConfigMap or Secret.
@@ -188,6 +190,7 @@ func (c *Certificate) defaults() {
 		Key:         Key{Algorithm: ECDSA, Size: 256},
 		Signer:      SignerKubeletServing,
 		Lifetime:    8760 * time.Hour,
+		Trust:       Trust{Settle: 5 * time.Minute},
 		RenewAt:     0.66,
 		AlertAt:     0.75,
 		CriticalAt:  0.9,

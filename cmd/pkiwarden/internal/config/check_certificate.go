@@ -265,6 +265,44 @@ func (d *decoder) checkTrust(at string, t *Trust) {
 	if kinds > 1 {
 		d.bad(at, "expected one of configMap, file or secret, found %d", kinds)
 	}
+	d.checkPeers(at, t, kinds)
+}
+
+// What trust holds at most.
+const (
+	maxSettle = 24 * time.Hour
+	maxPeers  = 32
+)
+
+// checkPeers checks what is said of those who follow the bundle.
+func (d *decoder) checkPeers(at string, t *Trust, kinds int) {
+	if d.sound(at+".settle") && t.Settle > maxSettle {
+		d.bad(at+".settle", "expected 0s to %s, found %s", Span(maxSettle), Span(t.Settle))
+	}
+	at += ".peers"
+	if !d.sound(at) {
+		return
+	}
+	switch {
+	case len(t.Peers) > 0 && kinds == 0:
+		d.bad(at, "peers are asked whether they follow the bundle, and there is none: expected configMap, file or secret beside it")
+	case len(t.Peers) > maxPeers:
+		d.bad(at, "expected at most %d peers, found %d: a name stands for all of its addresses", maxPeers, len(t.Peers))
+	}
+	for i, peer := range t.Peers {
+		here := fmt.Sprintf("%s[%d]", at, i)
+		if !d.sound(here) {
+			continue
+		}
+		switch host, port, ok := hostPort(peer); {
+		case !ok || host == "":
+			d.bad(here, "expected HOST:PORT such as vault-internal.vault.svc:8200, found %s", quote(peer))
+		case port == clusterPort:
+			d.bad(here, "%s is Vault's cluster port, which never shows this certificate; name the API port, 8200", peer)
+		case slices.Index(t.Peers, peer) < i:
+			d.bad(here, "%q is listed twice", peer)
+		}
+	}
 }
 
 func (d *decoder) checkTimes(at string, c *Certificate) {

@@ -47,7 +47,7 @@ func contract() *Config {
 			Key:         Key{"ECDSA", 256},
 			Signer:      "kubernetes.io/kubelet-serving",
 			Lifetime:    8760 * time.Hour,
-			Trust:       Trust{ConfigMap: &KeyRef{"vault", "ca-bundle", "ca.crt"}},
+			Trust:       Trust{ConfigMap: &KeyRef{"vault", "ca-bundle", "ca.crt"}, Settle: 5 * time.Minute},
 			RenewAt:     0.66, AlertAt: 0.75, CriticalAt: 0.9,
 		}, {
 			Name:       "consul-server",
@@ -61,6 +61,7 @@ func contract() *Config {
 			Key:         Key{"ECDSA", 256},
 			Signer:      "example.com/consul",
 			Lifetime:    8760 * time.Hour,
+			Trust:       Trust{Settle: 5 * time.Minute},
 			RenewAt:     0.66, AlertAt: 0.75, CriticalAt: 0.9,
 		}},
 		Deliver: []Deliver{{

@@ -61,7 +61,8 @@ func TestValidKeys(t *testing.T) {
 		}
 	}
 	own := c.Certificates[5]
-	if fmt.Sprint(own.IPAddresses) != "[2001:db8::1 10.0.0.1]" || own.URIs[0].String() != "spiffe://example.org/own" || own.Lifetime != 10*time.Minute || own.Trust.Secret.Key != "ca.crt" {
+	if fmt.Sprint(own.IPAddresses) != "[2001:db8::1 10.0.0.1]" || own.URIs[0].String() != "spiffe://example.org/own" || own.Lifetime != 10*time.Minute || own.Trust.Secret.Key != "ca.crt" ||
+		own.Trust.Settle != 0 || fmt.Sprint(own.Trust.Peers) != "[own.a.svc:8200 [2001:db8::1]:8200]" || c.Certificates[0].Trust.Settle != 5*time.Minute {
 		t.Errorf("own: %+v", own)
 	}
 }

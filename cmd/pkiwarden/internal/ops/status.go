@@ -98,8 +98,39 @@ type Certificate struct {
 	Adopted   bool      `json:"adopted,omitempty"` // somebody else wrote the stored pair
 	Request   string    `json:"request,omitempty"` // the CertificateSigningRequest under way
 
+	Trust *Trust `json:"trust,omitempty"` // absent: none is configured, or it is not known
+
 	LastFailure *Failure `json:"lastFailure,omitempty"` // of an attempt, since the last success
 	Names       *Names   `json:"names,omitempty"`       // that it is to have, those drawn from objects included; absent: they are not known
+}
+
+// Trust is the bundle that clients of a certificate follow, and how far a change
+// of its CA has come.
+type Trust struct {
+	// State is as-configured, or what a change waits for: blocked, publishing,
+	// settling (clients take up a new CA), changing-leaf, awaiting-peers, or kept
+	// (an old CA, until it expires, for want of peers to ask).
+	State       string      `json:"state"`
+	Reason      string      `json:"reason"`
+	Authorities []Authority `json:"authorities"`
+	Peers       []Peer      `json:"peers,omitempty"`   // while they decide
+	LeftOut     int         `json:"leftOut,omitempty"` // of both, since there are too many
+}
+
+// Authority is one CA of a bundle.
+type Authority struct {
+	Subject     string    `json:"subject"`
+	SHA256      string    `json:"sha256"`
+	NotAfter    time.Time `json:"notAfter"`
+	State       string    `json:"state"` // wanted, or leaving
+	PublishedAt time.Time `json:"publishedAt,omitzero"`
+}
+
+// Peer is a server that presents the certificate.
+type Peer struct {
+	Address string `json:"address"`
+	State   string `json:"state"` // moved, behind or unknown
+	Detail  string `json:"detail,omitempty"`
 }
 
 // Failure is how an attempt to obtain a certificate failed.
@@ -201,6 +232,7 @@ const (
 	MaxStatusBytes = 4 << 20
 	maxListed      = 1000 // of each list
 	maxNames       = 100  // of one certificate
+	maxTrust       = 20   // CAs, and peers, of one certificate
 	maxText        = 2000 // octets of one text
 )
 
@@ -275,6 +307,9 @@ func (s Status) cut(n int) Status {
 			shorten(&failure.Summary)
 			c.LastFailure = &failure
 		}
+		if c.Trust != nil {
+			c.Trust = c.Trust.cut()
+		}
 		if c.Names != nil && len(c.Names.DNS) > maxNames {
 			names := *c.Names
 			names.DNS = first(names.DNS, maxNames, &names.LeftOut)
@@ -297,6 +332,21 @@ func (s Status) cut(n int) Status {
 		return []*string{&f.Summary, &f.Evidence, &f.Remedy, &f.Citation, &f.Subject}
 	})...)
 	return s
+}
+
+// cut keeps those CAs that are to leave, which there is something to say of.
+func (t Trust) cut() *Trust {
+	var cas, peers int
+	t.Authorities = slices.Clone(t.Authorities)
+	if len(t.Authorities) > maxTrust {
+		slices.SortStableFunc(t.Authorities, func(a, b Authority) int { return strings.Compare(a.State, b.State) })
+	}
+	t.Authorities = first(t.Authorities, maxTrust, &cas)
+	t.Peers = first(t.Peers, maxTrust, &peers)
+	t.LeftOut = cas + peers
+	shorten(&t.Reason)
+	shorten(each(t.Peers, func(p *Peer) []*string { return []*string{&p.Address, &p.Detail} })...)
+	return &t
 }
 
 // first is a copy of the first n, nil only for nil.

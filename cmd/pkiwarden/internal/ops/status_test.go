@@ -3,6 +3,7 @@ package ops
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -76,9 +77,11 @@ func TestStatusIsBounded(t *testing.T) {
 	for range 500 {
 		names = append(names, strings.Repeat("n", 200))
 	}
+	trust := &Trust{Reason: long, Peers: slices.Repeat([]Peer{{Address: "a:1", Detail: long}}, 30), Authorities: slices.Repeat([]Authority{{State: "wanted"}}, 30)}
+	trust.Authorities[29].State = "leaving"
 	var s Status
 	for range 3000 {
-		s.Certificates = append(s.Certificates, Certificate{Name: "c", Reason: long, Names: &Names{DNS: names}, LastFailure: &Failure{Summary: long}})
+		s.Certificates = append(s.Certificates, Certificate{Name: "c", Reason: long, Trust: trust, Names: &Names{DNS: names}, LastFailure: &Failure{Summary: long}})
 		s.Mounts = append(s.Mounts, Mount{Name: "m", CRLs: []CRL{{Error: long, Forecast: long}}, Tidy: &Tidy{Reason: long}})
 		s.Findings = append(s.Findings, Finding{Rule: "r", Evidence: long})
 	}
@@ -108,7 +111,11 @@ func TestStatusIsBounded(t *testing.T) {
 	if c := got.Certificates[0]; len(c.Names.DNS) != 100 || c.Names.LeftOut != 400 {
 		t.Errorf("%d names, %d left out", len(c.Names.DNS), c.Names.LeftOut)
 	}
-	if len(s.Findings[0].Evidence) != 10000 || len(s.Certificates[0].Names.DNS) != 500 || len(s.Certificates[0].LastFailure.Summary) != 10000 || len(s.Mounts[0].CRLs[0].Error) != 10000 || s.LeftOut != nil {
+	if c := got.Certificates[0].Trust; len(c.Authorities) != 20 || c.Authorities[0].State != "leaving" || len(c.Peers) != 20 || c.LeftOut != 20 || len(c.Reason) > 2010 || len(c.Peers[0].Detail) > 2010 {
+		t.Errorf("trust: %d CAs, the first %q, %d peers, %d left out", len(c.Authorities), c.Authorities[0].State, len(c.Peers), c.LeftOut)
+	}
+	if len(s.Certificates[0].Trust.Authorities) != 30 || s.Certificates[0].Trust.Authorities[29].State != "leaving" || len(s.Certificates[0].Trust.Peers[0].Detail) != 10000 ||
+		len(s.Findings[0].Evidence) != 10000 || len(s.Certificates[0].Names.DNS) != 500 || len(s.Certificates[0].LastFailure.Summary) != 10000 || len(s.Mounts[0].CRLs[0].Error) != 10000 || s.LeftOut != nil {
 		t.Error("the original has changed")
 	}
 }

@@ -1,0 +1,188 @@
+package issuer
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pkiwarden/pkiwarden/k8scsr"
+)
+
+// What the API answers about an object, be it to a read or to a write, is so
+// until somebody changes the object; and each of our writes carries the
+// resourceVersion, so that it succeeds only while it is still so (Kubernetes API
+// conventions, "Concurrency Control and Consistency"). A step therefore starts as
+// well from the last answer as from a new read: where that is out of date the
+// write fails, everything is forgotten, and read. A renewal then takes five
+// requests: store the next key, make the request, approve it, publish, drop the
+// next key; that the signer has answered is seen by the watch.
+
+// mostUnderWay is how many certificates are remembered with all that their
+// attempts need, keys included. Of the others everything is read.
+const mostUnderWay = 256
+
+// unrecorded is how long a request may wait for its answer before its UID is
+// recorded; see [k8scsr.State.Made].
+const unrecorded = 30 * time.Second
+
+// atRest is what is remembered of a certificate that waits for its renewal. It
+// holds no key, and nothing of Secrets that have more in them than we write.
+type atRest struct {
+	readAt     time.Time // by a read, not by the answer to a write
+	live, next keptSecret
+}
+
+// keptSecret is a Secret but for its key.
+type keptSecret struct {
+	exists       bool
+	uid, version string
+	marks        []string // annotations, names and values in turn
+	chain        []byte   // DER, one certificate after the other
+	ca           []byte   // PEM
+}
+
+// ownMarks are the annotations that we write.
+const ownMarks = "pkiwarden.io/"
+
+// knownMarks are names that are kept once for all.
+var knownMarks = []string{AnnotationSigner, AnnotationIssuedAt, AnnotationRequest, AnnotationRecord, AnnotationTrusted}
+
+// remember keeps what the last step left: all of it while the signer of a
+// request is awaited that we approved ourselves, and what fits into atRest while
+// there is nothing to do.
+func (i *Issuer) remember(c *Certificate, look *outlook, o *observation, step k8scsr.Step) {
+	switch {
+	case step.Kind == k8scsr.AwaitIssue && o.csr != nil && i.underWay < mostUnderWay:
+		i.underWay++
+		look.flight = o
+		o.State = k8scsr.State{}
+	case step.Kind == k8scsr.Nothing && !o.Pending.Active() && len(o.Obstacles) == 0:
+		look.rest = c.rest(o)
+	}
+}
+
+// forget drops what is remembered.
+func (i *Issuer) forget(look *outlook) {
+	if look.flight != nil {
+		i.underWay--
+	}
+	look.flight, look.rest = nil, nil
+}
+
+// recall is what was remembered of a certificate, which is then forgotten; nil:
+// it is to be read. What is at rest is read anew once in lookEvery.
+func (i *Issuer) recall(c *Certificate, look *outlook, now time.Time) *observation {
+	flight, rest := look.flight, look.rest
+	i.forget(look)
+	switch {
+	case flight != nil:
+		if csr := i.arrived(c.label); csr != nil && csr.Name == flight.csr.Name && csr.UID == flight.csr.UID {
+			flight.csr = csr
+		} else {
+			flight.csrName = "" // read it
+		}
+		return flight
+	case rest == nil || now.Sub(rest.readAt) >= i.lookEvery*9/10 || now.Before(rest.readAt):
+		return nil
+	}
+	o := &observation{readAt: rest.readAt, keyKept: true}
+	o.live = rest.live.secret(c, c.Secret, c.secretType())
+	o.next = rest.next.secret(c, c.nextName(), corev1.SecretTypeOpaque)
+	if chain := pemOf(rest.live.chain); o.live != nil {
+		o.live.Data = map[string][]byte{c.Keys.Certificate: chain}
+		if rest.live.ca != nil {
+			o.live.Data[c.Keys.CA] = rest.live.ca
+		}
+	}
+	return o
+}
+
+// rest is what can be remembered, nil where something is not as we write it.
+func (c *Certificate) rest(o *observation) *atRest {
+	if o.live == nil || !o.Live.Managed || o.Live.Problem != "" || o.Live.Leaf == nil ||
+		!c.ours(o.live, c.Keys.Certificate, c.Keys.Key, c.Keys.CA) || o.next != nil && !c.ours(o.next) {
+		return nil
+	}
+	r := &atRest{readAt: o.readAt, live: c.store(o.live), next: c.store(o.next)}
+	for _, cert := range o.Live.Chain {
+		r.live.chain = append(r.live.chain, cert.Raw...)
+	}
+	r.live.chain = slices.Clip(r.live.chain)
+	if ca, has := o.live.Data[c.Keys.CA]; has && bytes.Equal(ca, o.Trust.PEM) {
+		r.live.ca = o.Trust.PEM // most have the same
+	} else if has {
+		r.live.ca = bytes.Clone(ca)
+	}
+	return r
+}
+
+// ours tells whether the Secret has no more than what we write: then it can be
+// written anew without having been read.
+func (c *Certificate) ours(s *corev1.Secret, entries ...string) bool {
+	if len(s.OwnerReferences)+len(s.Finalizers) > 0 || s.Immutable != nil || len(s.Labels) != 2 ||
+		s.Labels[LabelManagedBy] != ManagedBy || s.Labels[LabelCertificate] != c.label {
+		return false
+	}
+	for name := range s.Annotations {
+		if !strings.HasPrefix(name, ownMarks) {
+			return false
+		}
+	}
+	for name := range s.Data {
+		if !slices.Contains(entries, name) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *Certificate) store(s *corev1.Secret) keptSecret {
+	if s == nil {
+		return keptSecret{}
+	}
+	out := keptSecret{exists: true, uid: string(s.UID), version: s.ResourceVersion, marks: make([]string, 0, 2*len(s.Annotations))}
+	for name, value := range s.Annotations {
+		if n := slices.Index(knownMarks, name); n >= 0 {
+			name = knownMarks[n]
+		}
+		if value == c.Spec.Signer {
+			value = c.Spec.Signer
+		}
+		out.marks = append(out.marks, name, value)
+	}
+	return out
+}
+
+func (s keptSecret) secret(c *Certificate, name string, kind corev1.SecretType) *corev1.Secret {
+	if !s.exists {
+		return nil
+	}
+	out := &corev1.Secret{Type: kind, ObjectMeta: metav1.ObjectMeta{
+		Namespace: c.Namespace, Name: name, UID: types.UID(s.uid), ResourceVersion: s.version, Annotations: map[string]string{},
+	}}
+	for n := 0; n < len(s.marks); n += 2 {
+		out.Annotations[s.marks[n]] = s.marks[n+1]
+	}
+	c.mark(&out.ObjectMeta)
+	return out
+}
+
+// pemOf encodes certificates that follow each other in DER.
+func pemOf(chain []byte) []byte {
+	certs, err := x509.ParseCertificates(chain)
+	if err != nil {
+		return nil // it was parsed before
+	}
+	var out bytes.Buffer
+	for _, cert := range certs {
+		out.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
+	}
+	return out.Bytes()
+}
