@@ -65,7 +65,14 @@ func runForever(ctx context.Context, a *app) error {
 		kube.BridgeLog(log)
 		bridgeStdLog(log)
 		file.log = log
-		next, err := runOne(ctx, a, log, cfg, file)
+		next, err := runOne(ctx, a, log, cfg, file, func() {
+			// There is no going back from here: a third configuration would be
+			// in memory when the next one is read.
+			if last != nil {
+				last = nil
+				debug.FreeOSMemory()
+			}
+		})
 		switch {
 		case err != nil && last != nil && errors.As(err, new(*startError)):
 			// The new one decodes and cannot be run: its port is taken, say.
@@ -90,12 +97,14 @@ type startError struct{ error }
 func (e *startError) Unwrap() error { return e.error }
 
 // runOne runs until ctx ends, and returns nil, or until another configuration
-// is to take its place.
-func runOne(ctx context.Context, a *app, log *slog.Logger, cfg *config.Config, file *configFile) (*config.Config, error) {
+// is to take its place. It calls started when nothing can be wrong any more with
+// the configuration itself.
+func runOne(ctx context.Context, a *app, log *slog.Logger, cfg *config.Config, file *configFile, started func()) (*config.Config, error) {
 	i, err := newInstance(a, log, cfg)
 	if err != nil {
 		return nil, &startError{err}
 	}
+	i.started = started
 	ctx, cancel := context.WithCancel(ctx)
 	var next *config.Config
 	watched := make(chan struct{})

@@ -289,6 +289,7 @@ func (d *decoder) checkPeers(at string, t *Trust, kinds int) {
 	case len(t.Peers) > maxPeers:
 		d.bad(at, "expected at most %d peers, found %d: a name stands for all of its addresses", maxPeers, len(t.Peers))
 	}
+	repeated := repeats(t.Peers)
 	for i, peer := range t.Peers {
 		here := fmt.Sprintf("%s[%d]", at, i)
 		if !d.sound(here) {
@@ -299,7 +300,7 @@ func (d *decoder) checkPeers(at string, t *Trust, kinds int) {
 			d.bad(here, "expected HOST:PORT such as vault-internal.vault.svc:8200, found %s", quote(peer))
 		case port == clusterPort:
 			d.bad(here, "%s is Vault's cluster port, which never shows this certificate; name the API port, 8200", peer)
-		case slices.Index(t.Peers, peer) < i:
+		case repeated[i]:
 			d.bad(here, "%q is listed twice", peer)
 		}
 	}

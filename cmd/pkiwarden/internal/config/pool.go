@@ -50,6 +50,7 @@ func (d *decoder) share(c *Certificate) {
 	c.Usages = pooled(p.lists, strings.Join(c.Usages, "\x00"), compact(c.Usages))
 	c.Subject.Organizations = pooled(p.lists, strings.Join(c.Subject.Organizations, "\x00"), compact(c.Subject.Organizations))
 	c.IPAddresses = pooled(p.addresses, fmt.Sprint(c.IPAddresses), compact(c.IPAddresses))
+	c.Trust.Peers = pooled(p.lists, strings.Join(c.Trust.Peers, "\x00"), compact(c.Trust.Peers))
 	c.Windows = pooled(p.windows, fmt.Sprintf("%q", c.Windows), compact(c.Windows))
 	if c.Profile != nil {
 		c.Profile = pooled(p.profiles, *c.Profile, c.Profile)
