@@ -16,8 +16,12 @@ import (
 // DefaultFile; only that last one may be missing, which is zero configuration.
 // What the file leaves out comes from the environment (VAULT_ADDR,
 // CONSUL_HTTP_ADDR and so on), then from the defaults. A configuration that is
-// wrong anywhere is refused whole with a [Problems] that names every problem;
-// what the checks given find in values that are sound so far is among them.
+// wrong anywhere is refused whole with a [Problems] that names every problem,
+// of the file the first fifty and how many more; what the checks given find in
+// values that are sound so far is among them.
+//
+// Each entry of a block list of certificates is parsed by itself, so that ten
+// thousand of them take 25 MiB for a moment and half a KiB each to keep.
 func Load(path string, env func(string) string, checks ...Check) (*Config, error) {
 	path, named := File(path, env)
 	data, err := readFile(path)

@@ -54,32 +54,32 @@ func TestManyProblems(t *testing.T) {
 		other map[int]string
 		want  string
 	}{
-		{"unknown key", 9000, map[int]string{4711: key + secret + ", dnsName: [a.b]}"},
+		{"unknown key", 5000, map[int]string{4711: key + secret + ", dnsName: [a.b]}"},
 			`x.yml:4714:75: certificates[4711].dnsName: unknown key; did you mean "dnsNames"?`},
-		{"missing value", 9000, map[int]string{4711: key + "secret: {namespace: web}}"},
+		{"missing value", 5000, map[int]string{4711: key + "secret: {namespace: web}}"},
 			`x.yml:4714:48: certificates[4711].secret.name: expected a value, found none; for example vault-server-tls`},
-		{"no entry", 9000, map[int]string{4711: "  -"},
+		{"no entry", 5000, map[int]string{4711: "  -"},
 			`x.yml:3:3: certificates[4711]: expected a value, found nothing`},
-		{"name twice", 9000, map[int]string{4711: "  - {name: web-17, signer: example.com/web, " + secret + "}"},
+		{"name twice", 5000, map[int]string{4711: "  - {name: web-17, signer: example.com/web, " + secret + "}"},
 			`x.yml:4714:12: certificates[4711].name: certificates[17] has the name "web-17" already`},
-		{"next Secret", 9000, map[int]string{17: key + "secret: {namespace: web, name: web-4711-tls-next}}"},
+		{"next Secret", 5000, map[int]string{17: key + "secret: {namespace: web, name: web-4711-tls-next}}"},
 			`x.yml:20:48: certificates[17].secret: the Secret web/web-4711-tls-next holds the next key of certificates[4711]`},
-		{"syntax", 9000, map[int]string{4711: key + "secret: ]}"},
+		{"syntax", 5000, map[int]string{4711: key + "secret: ]}"},
 			`x.yml:4714:48: parsing YAML: could not find '[' character corresponding to ']'`},
-		{"open quote", 9000, map[int]string{4711: `  - {name: "a}`},
+		{"open quote", 5000, map[int]string{4711: `  - {name: "a}`},
 			`x.yml:4714:12: parsing YAML: could not find end character of double-quoted text`},
-		{"odd indentation", 9000, map[int]string{4711: " - {name: a}"},
+		{"odd indentation", 5000, map[int]string{4711: " - {name: a}"},
 			`x.yml:4714:2: certificates: expected an entry with its dash at column 3, what belongs to one, or a key at column 1`},
-		{"large entry", 9000, map[int]string{4711: "  - name: a\n" + strings.Repeat("    # much\n", 13000)},
+		{"large entry", 5000, map[int]string{4711: "  - name: a\n" + strings.Repeat("    # much\n", 13000)},
 			`x.yml:4714:3: certificates: expected at most 128 KiB for one entry, found 143013 bytes`},
 		{"too many", 20001, nil,
 			`x.yml:20003:3: certificates: expected at most 20000 entries, found more`},
-		{"duplicate key", 9000, map[int]string{8999: "log: {}"},
-			`x.yml:9002:1: log: duplicate key; it is already set at line 1`},
-		{"second list", 9000, map[int]string{8000: "certificates:\n  - name: a", 8001: " # one entry", 8002: "log: {level: info}\ncertificates:"},
-			"x.yml:8003:1: certificates: duplicate key; it is already set at line 2\n" +
-				"x.yml:8006:1: log: duplicate key; it is already set at line 1\n" +
-				"x.yml:8007:1: certificates: duplicate key; it is already set at line 2"},
+		{"duplicate key", 5000, map[int]string{4999: "log: {}"},
+			`x.yml:5002:1: log: duplicate key; it is already set at line 1`},
+		{"second list", 5000, map[int]string{4800: "certificates:\n  - name: a", 4801: " # one entry", 4802: "log: {level: info}\ncertificates:"},
+			"x.yml:4803:1: certificates: duplicate key; it is already set at line 2\n" +
+				"x.yml:4806:1: log: duplicate key; it is already set at line 1\n" +
+				"x.yml:4807:1: certificates: duplicate key; it is already set at line 2"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := Parse("x.yml", many(test.n, test.other), noEnv)
