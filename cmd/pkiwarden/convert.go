@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
@@ -18,20 +19,31 @@ import (
 // What the domains are given of the configuration. Each has options of its
 // own, so that none of them knows the file.
 
+// certificates shares what the entries have in common, as they do themselves.
 func certificates(list []config.Certificate) []issuer.Certificate {
-	var out []issuer.Certificate
-	for _, c := range list {
-		wanted, _ := spec(c) // a profile without names was refused with the configuration
+	out := make([]issuer.Certificate, 0, len(list))
+	refs := map[*config.KeyRef]*issuer.KeyRef{}
+	opening := map[*config.Window]k8scsr.Windows{}
+	for i := range list {
+		c := &list[i]
+		wanted, _ := spec(*c) // a profile without names was refused with the configuration
+		if len(c.Windows) > 0 {
+			first := &c.Windows[0]
+			if opening[first] == nil {
+				opening[first] = renewalWindows(c.Windows)
+			}
+			wanted.Windows = opening[first]
+		}
 		out = append(out, issuer.Certificate{
 			Spec:      wanted,
 			Namespace: c.Secret.Namespace,
 			Secret:    c.Secret.Name,
 			Keys:      issuer.SecretKeys(c.SecretKeys),
 			Trust: issuer.TrustSource{
-				ConfigMap: keyRef(c.Trust.ConfigMap), Secret: keyRef(c.Trust.Secret), File: c.Trust.File,
+				ConfigMap: keyRef(refs, c.Trust.ConfigMap), Secret: keyRef(refs, c.Trust.Secret), File: c.Trust.File,
 			},
 			NamesFrom:     nameSources(c.NamesFrom),
-			ClusterDomain: clusterDomain(c),
+			ClusterDomain: clusterDomain(*c),
 		})
 	}
 	return out
@@ -71,11 +83,15 @@ func clusterDomain(c config.Certificate) string {
 	return c.Profile.ClusterDomain
 }
 
-func keyRef(r *config.KeyRef) *issuer.KeyRef {
+// keyRef is one for all that have the same.
+func keyRef(known map[*config.KeyRef]*issuer.KeyRef, r *config.KeyRef) *issuer.KeyRef {
 	if r == nil {
 		return nil
 	}
-	return &issuer.KeyRef{Namespace: r.Namespace, Name: r.Name, Key: r.Key}
+	if known[r] == nil {
+		known[r] = &issuer.KeyRef{Namespace: r.Namespace, Name: r.Name, Key: r.Key}
+	}
+	return known[r]
 }
 
 // spec is the certificate with its profile's names; an error is a profile that
@@ -90,8 +106,8 @@ func spec(c config.Certificate) (k8scsr.Spec, error) {
 		Name:          c.Name,
 		CommonName:    c.Subject.CommonName,
 		Organizations: c.Subject.Organizations,
-		DNSNames:      append(names, c.DNSNames...),
-		IPAddresses:   append(addresses, c.IPAddresses...),
+		DNSNames:      both(names, c.DNSNames),
+		IPAddresses:   both(addresses, c.IPAddresses),
 		URIs:          uris,
 		NamesFollow:   len(c.NamesFrom) > 0,
 		Usages:        c.Usages,
@@ -107,6 +123,14 @@ func spec(c config.Certificate) (k8scsr.Spec, error) {
 		Approve:       c.Approve,
 		Paused:        c.Paused,
 	}, err
+}
+
+// both is one list after the other; the second itself when it is all.
+func both[T any](first, second []T) []T {
+	if len(first) == 0 {
+		return slices.Clip(second)
+	}
+	return slices.Concat(first, second)
 }
 
 // renewals are windows of renewals: what a window is knows package pki, whose
@@ -180,9 +204,10 @@ func acceptable(c *config.Config, bad func(path, message string)) {
 	for i, signer := range c.Signers {
 		check(fmt.Sprintf("signers[%d]", i), signingPolicy(signer).Validate())
 	}
-	for i, certificate := range c.Certificates {
+	for i := range c.Certificates {
+		certificate := &c.Certificates[i]
 		at := fmt.Sprintf("certificates[%d]", i)
-		wanted, err := spec(certificate)
+		wanted, err := spec(*certificate)
 		check(at+".profile", err)
 		if err == nil {
 			wanted = wanted.WithDefaults()

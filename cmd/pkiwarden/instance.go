@@ -41,6 +41,7 @@ func (a *app) counts() (*counts, error) {
 
 // instance is one running pkiwarden under one configuration.
 type instance struct {
+	started  func() // called once it serves; nil: nobody wants to know
 	cfg      *config.Config
 	log      *slog.Logger
 	build    buildInfo
@@ -207,6 +208,9 @@ func (i *instance) run(ctx context.Context) error {
 	address, err := i.ops.Listen(ctx)
 	if err != nil {
 		return &startError{err}
+	}
+	if i.started != nil {
+		i.started()
 	}
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	served := make(chan error, 1)

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	stdlog "log"
 	"log/slog"
@@ -11,17 +10,12 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/config"
 	"github.com/pkiwarden/pkiwarden/cmd/pkiwarden/internal/kube"
 )
-
-// reloadInterval is how often a running instance looks whether its
-// configuration file has changed: a mounted ConfigMap changes without a signal.
-const reloadInterval = 10 * time.Second
 
 func newRunCmd(a *app) *cobra.Command {
 	return &cobra.Command{
@@ -44,12 +38,6 @@ once on SIGHUP; a wrong one is refused and the last good one stays in force.` + 
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runForever(cmd.Context(), a) },
 	}
-}
-
-// reloadState is what the metrics say about the configuration.
-type reloadState struct {
-	ok     bool
-	goodAt time.Time
 }
 
 // gcPercent trades processor time, of which a sidecar takes next to none, for
@@ -77,7 +65,14 @@ func runForever(ctx context.Context, a *app) error {
 		kube.BridgeLog(log)
 		bridgeStdLog(log)
 		file.log = log
-		next, err := runOne(ctx, a, log, cfg, file)
+		next, err := runOne(ctx, a, log, cfg, file, func() {
+			// There is no going back from here: a third configuration would be
+			// in memory when the next one is read.
+			if last != nil {
+				last = nil
+				debug.FreeOSMemory()
+			}
+		})
 		switch {
 		case err != nil && last != nil && errors.As(err, new(*startError)):
 			// The new one decodes and cannot be run: its port is taken, say.
@@ -102,12 +97,14 @@ type startError struct{ error }
 func (e *startError) Unwrap() error { return e.error }
 
 // runOne runs until ctx ends, and returns nil, or until another configuration
-// is to take its place.
-func runOne(ctx context.Context, a *app, log *slog.Logger, cfg *config.Config, file *configFile) (*config.Config, error) {
+// is to take its place. It calls started when nothing can be wrong any more with
+// the configuration itself.
+func runOne(ctx context.Context, a *app, log *slog.Logger, cfg *config.Config, file *configFile, started func()) (*config.Config, error) {
 	i, err := newInstance(a, log, cfg)
 	if err != nil {
 		return nil, &startError{err}
 	}
+	i.started = started
 	ctx, cancel := context.WithCancel(ctx)
 	var next *config.Config
 	watched := make(chan struct{})
@@ -166,99 +163,4 @@ func isTerminal(w io.Writer) bool {
 	}
 	info, err := f.Stat()
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
-
-// configFile is the configuration on disk and what became of it.
-type configFile struct {
-	app      *app
-	log      *slog.Logger
-	hup      <-chan os.Signal // SIGHUP: look at once
-	current  *config.Config   // the last that was accepted
-	good     string           // fingerprint of the file as it is in force
-	fallback string           // good before that
-	seen     string           // fingerprint of the file, good or bad
-	state    reloadState
-	former   reloadState // the one before state
-}
-
-// watchConfig loads the configuration for the first time: a wrong one is the
-// end.
-func (a *app) watchConfig() (*configFile, error) {
-	cfg, err := a.config()
-	if err != nil {
-		return nil, err
-	}
-	f := &configFile{app: a, current: cfg, state: reloadState{ok: true, goodAt: a.now()}}
-	f.seen = f.fingerprint()
-	f.good = f.seen
-	return f, nil
-}
-
-// fingerprint changes with the file's content. A file that cannot be read has
-// one too: that it is gone is also a change.
-func (f *configFile) fingerprint() string {
-	if f.current.File == "" {
-		return ""
-	}
-	text, err := os.ReadFile(f.current.File)
-	if err != nil {
-		return "unreadable: " + err.Error()
-	}
-	return string(text)
-}
-
-// refuse marks the current file as bad, after it was tried.
-func (f *configFile) refuse() {
-	f.state = reloadState{goodAt: f.former.goodAt}
-	f.good = f.fallback
-}
-
-// watch reports the state at once and after each change, until it finds a
-// changed configuration that is good, which it returns, or until ctx ends.
-func (f *configFile) watch(ctx context.Context, report func(ok bool, goodAt time.Time)) *config.Config {
-	report(f.state.ok, f.state.goodAt)
-	ticker := time.NewTicker(reloadInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-f.hup:
-		case <-ticker.C:
-		}
-		seen := f.fingerprint()
-		if seen == f.seen {
-			continue
-		}
-		f.seen = seen
-		if seen == f.good { // undone: what is in force needs no new instance
-			f.state = reloadState{ok: true, goodAt: f.app.now()}
-			report(true, f.state.goodAt)
-			f.log.Info("the configuration file is again as it is in force", "file", f.current.File)
-			continue
-		}
-		cfg, err := f.app.config()
-		if err != nil || cfg.File != f.current.File {
-			f.state.ok = false
-			report(false, f.state.goodAt)
-			if err == nil {
-				err = fmt.Errorf("%s is gone", f.current.File)
-			}
-			f.log.Error("configuration refused, the last good one stays in force", "file", f.current.File, "error", oneLine(unwrapExit(err).Error()))
-			continue
-		}
-		f.current = cfg
-		f.fallback, f.good = f.good, seen
-		f.former, f.state = f.state, reloadState{ok: true, goodAt: f.app.now()}
-		return cfg
-	}
-}
-
-// unwrapExit is the error without the exit code around it.
-func unwrapExit(err error) error {
-	var exit *exitError
-	if errors.As(err, &exit) && exit.err != nil {
-		return exit.err
-	}
-	return err
 }

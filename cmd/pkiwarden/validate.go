@@ -84,12 +84,19 @@ func validateJSON(a *app, c *config.Config, err error) error {
 	return errors.Join(writeJSON(a.stdout, out), err)
 }
 
+// maxIntentions bounds what is said about certificates one by one.
+const maxIntentions = 50
+
 func intentions(c *config.Config) []intention {
 	if c.LeaderElection.Role == config.RoleLocal {
 		return localIntentions(c)
 	}
 	out := []intention{{"vault", vaultDoes(c.Vault)}, {"leadership", leadershipDoes(c.LeaderElection)}, {"state", stateDoes(c)}}
-	for _, certificate := range c.Certificates {
+	for i, certificate := range c.Certificates {
+		if i == maxIntentions {
+			out = append(out, intention{"certificate", fmt.Sprintf("and %d more", len(c.Certificates)-i)})
+			break
+		}
 		out = append(out, intention{"certificate", certificateDoes(certificate)})
 		if certificate.Profile != nil || len(certificate.NamesFrom) > 0 {
 			out = append(out, intention{"names", namesDo(certificate)})

@@ -176,11 +176,17 @@ type Rollout struct {
 // defaulter is a list entry or an optional mapping with defaults of its own.
 type defaulter interface{ defaults() }
 
+// All certificates share their defaults: they are read, and replaced whole.
+var (
+	defaultAddresses = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	defaultUsages    = []string{"digital signature", "key encipherment", "server auth"}
+)
+
 func (c *Certificate) defaults() {
 	*c = Certificate{
 		SecretKeys:  SecretKeys{Certificate: "tls.crt", Key: "tls.key", CA: "ca.crt"},
-		IPAddresses: []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})},
-		Usages:      []string{"digital signature", "key encipherment", "server auth"},
+		IPAddresses: defaultAddresses,
+		Usages:      defaultUsages,
 		Key:         Key{Algorithm: ECDSA, Size: 256},
 		Signer:      SignerKubeletServing,
 		Lifetime:    8760 * time.Hour,

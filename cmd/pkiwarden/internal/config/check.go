@@ -15,36 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// set tells whether the file has the key.
-func (d *decoder) set(path string) bool {
-	_, ok := d.places[path]
-	return ok
-}
-
-// sound tells whether the values were decoded without a problem: what follows
-// from a value that was refused is not worth a message.
-func (d *decoder) sound(paths ...string) bool {
-	for _, path := range paths {
-		for p := path; p != ""; p = parent(p) {
-			if d.failed[p] {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-// bad reports a problem with the value at path, in the file or in the variable
-// that it came from; with a key that is missing, at the mapping that misses it.
-func (d *decoder) bad(path, format string, args ...any) {
-	if name, ok := d.env[path]; ok {
-		d.failed[path] = true
-		d.problems = append(d.problems, Problem{File: environment, Path: name, Message: fmt.Sprintf(format, args...)})
-		return
-	}
-	d.report(d.near(path), path, format, args...)
-}
-
 // require reports an empty text that has to be given.
 func (d *decoder) require(path, value, example string) bool {
 	if value != "" || !d.sound(path) {
@@ -64,7 +34,7 @@ func (d *decoder) check(c *Config) {
 	d.checkConsul(&c.Consul)
 	d.checkLeaderElection(&c.LeaderElection)
 	d.checkState(&c.State, c.Consul.Address)
-	d.checkCertificates(c.Certificates)
+	d.checkNextSecrets(c.Certificates)
 	d.checkSigners(c.Signers, c.Certificates)
 	d.checkDeliver(c)
 	d.checkCRL(&c.CRL)

@@ -55,38 +55,51 @@ var signerUsages = map[string]struct {
 
 var keySizes = map[string][]int{ECDSA: {256, 384, 521}, RSA: {2048, 3072, 4096}}
 
-func (d *decoder) checkCertificates(certificates []Certificate) {
-	names, secrets := map[string]int{}, map[ObjectName]int{}
+// checkCertificate checks one entry by itself and against those before it.
+func (d *decoder) checkCertificate(at string, i int, c *Certificate) {
+	d.name(at+".name", c.Name, "vault-server", validation.IsDNS1123Label)
+	d.object(at+".secret", c.Secret.Namespace, c.Secret.Name)
+	if first, twice := d.names[c.Name]; twice && c.Name != "" {
+		d.bad(at+".name", "certificates[%d] has the name %s already", first, quote(c.Name))
+	} else {
+		d.names[c.Name] = i
+	}
+	if first, twice := d.secrets[c.Secret]; twice && c.Secret.Name != "" {
+		d.bad(at+".secret", "certificates[%d] is kept in the Secret %s/%s already", first, c.Secret.Namespace, c.Secret.Name)
+	} else {
+		d.secrets[c.Secret] = i
+	}
+	d.checkSecretKeys(at+".secretKeys", &c.SecretKeys)
+	d.checkProfile(at, c)
+	d.checkNamesFrom(at, c)
+	d.checkSigner(at, c)
+	d.checkNames(at, c)
+	d.checkKey(at+".key", &c.Key)
+	d.checkTrust(at+".trust", &c.Trust)
+	d.checkTimes(at, c)
+	d.checkWindows(at+".windows", c.Windows)
+}
+
+// checkNextSecrets finds Secrets that are another certificate's next one.
+func (d *decoder) checkNextSecrets(certificates []Certificate) {
 	for i := range certificates {
-		c, at := &certificates[i], fmt.Sprintf("certificates[%d]", i)
-		d.name(at+".name", c.Name, "vault-server", validation.IsDNS1123Label)
-		d.object(at+".secret", c.Secret.Namespace, c.Secret.Name)
-		if first, twice := names[c.Name]; twice && c.Name != "" {
-			d.bad(at+".name", "certificates[%d] has the name %s already", first, quote(c.Name))
-		} else {
-			names[c.Name] = i
-		}
-		if first, twice := secrets[c.Secret]; twice && c.Secret.Name != "" {
-			d.bad(at+".secret", "certificates[%d] is kept in the Secret %s/%s already", first, c.Secret.Namespace, c.Secret.Name)
-		} else {
-			secrets[c.Secret] = i
-		}
-		d.checkSecretKeys(at+".secretKeys", &c.SecretKeys)
-		d.checkProfile(at, c)
-		d.checkNamesFrom(at, c)
-		d.checkSigner(at, c)
-		d.checkNames(at, c)
-		d.checkKey(at+".key", &c.Key)
-		d.checkTrust(at+".trust", &c.Trust)
-		d.checkTimes(at, c)
-		d.checkWindows(at+".windows", c.Windows)
-	}
-	for i, c := range certificates {
-		next := ObjectName{c.Secret.Namespace, c.Secret.Name + "-next"}
-		if other, taken := secrets[next]; taken && c.Secret.Name != "" {
-			d.bad(fmt.Sprintf("certificates[%d].secret", other), "the Secret %s/%s holds the next key of certificates[%d]", next.Namespace, next.Name, i)
+		secret := certificates[i].Secret
+		next := ObjectName{secret.Namespace, secret.Name + "-next"}
+		if other, taken := d.secrets[next]; taken && secret.Name != "" {
+			d.bad(entryPath(other)+".secret", "the Secret %s/%s holds the next key of certificates[%d]", next.Namespace, next.Name, i)
 		}
 	}
+}
+
+// repeats tells of each value whether an equal one stands before it.
+func repeats[T comparable](list []T) []bool {
+	out := make([]bool, len(list))
+	seen := make(map[T]bool, len(list))
+	for i, value := range list {
+		out[i] = seen[value]
+		seen[value] = true
+	}
+	return out
 }
 
 func (d *decoder) object(at, namespace, name string) {
@@ -128,6 +141,7 @@ func (d *decoder) checkUsages(at string, c *Certificate) {
 	if len(c.Usages) == 0 {
 		d.bad(at, "expected at least one usage, found none")
 	}
+	repeated := repeats(c.Usages)
 	for i, usage := range c.Usages {
 		here := fmt.Sprintf("%s[%d]", at, i)
 		if !slices.Contains(usages, usage) {
@@ -136,7 +150,7 @@ func (d *decoder) checkUsages(at string, c *Certificate) {
 				hint = fmt.Sprintf("; did you mean %q?", meant)
 			}
 			d.bad(here, "expected a Kubernetes key usage such as \"server auth\", found %s%s", quote(usage), hint)
-		} else if slices.Index(c.Usages, usage) < i {
+		} else if repeated[i] {
 			d.bad(here, "%q is listed twice", usage)
 		}
 	}
@@ -188,6 +202,7 @@ func (d *decoder) checkSubject(at string, c *Certificate) {
 }
 
 func (d *decoder) checkNames(at string, c *Certificate) {
+	repeated := repeats(c.DNSNames)
 	for i, name := range c.DNSNames {
 		here := fmt.Sprintf("%s.dnsNames[%d]", at, i)
 		rule := validation.IsDNS1123Subdomain
@@ -199,12 +214,13 @@ func (d *decoder) checkNames(at string, c *Certificate) {
 		}
 		if len(rule(name)) > 0 {
 			d.bad(here, "expected a DNS name such as vault.vault.svc or *.vault-internal, in lower case, found %s", quote(name))
-		} else if slices.Index(c.DNSNames, name) < i {
+		} else if repeated[i] {
 			d.bad(here, "%q is listed twice", name)
 		}
 	}
+	repeated = repeats(c.IPAddresses)
 	for i, ip := range c.IPAddresses {
-		if here := fmt.Sprintf("%s.ipAddresses[%d]", at, i); slices.Index(c.IPAddresses, ip) < i && d.sound(here) {
+		if here := fmt.Sprintf("%s.ipAddresses[%d]", at, i); repeated[i] && d.sound(here) {
 			d.bad(here, "%s is listed twice", ip)
 		}
 	}
@@ -273,6 +289,7 @@ func (d *decoder) checkPeers(at string, t *Trust, kinds int) {
 	case len(t.Peers) > maxPeers:
 		d.bad(at, "expected at most %d peers, found %d: a name stands for all of its addresses", maxPeers, len(t.Peers))
 	}
+	repeated := repeats(t.Peers)
 	for i, peer := range t.Peers {
 		here := fmt.Sprintf("%s[%d]", at, i)
 		if !d.sound(here) {
@@ -283,7 +300,7 @@ func (d *decoder) checkPeers(at string, t *Trust, kinds int) {
 			d.bad(here, "expected HOST:PORT such as vault-internal.vault.svc:8200, found %s", quote(peer))
 		case port == clusterPort:
 			d.bad(here, "%s is Vault's cluster port, which never shows this certificate; name the API port, 8200", peer)
-		case slices.Index(t.Peers, peer) < i:
+		case repeated[i]:
 			d.bad(here, "%q is listed twice", peer)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -15,19 +14,11 @@ import (
 const clusterPort = "8201"
 
 func (d *decoder) checkDeliver(c *Config) {
-	names := make([]string, len(c.Certificates))
-	for i, certificate := range c.Certificates {
-		names[i] = certificate.Name
-	}
 	directories := map[string]int{}
 	for i := range c.Deliver {
 		e, at := &c.Deliver[i], fmt.Sprintf("deliver[%d]", i)
-		if d.require(at+".certificate", e.Certificate, "vault-server") && !slices.Contains(names, e.Certificate) && d.sound("certificates") {
-			hint := ""
-			if meant := Closest(e.Certificate, names); meant != "" {
-				hint = fmt.Sprintf("; did you mean %q?", meant)
-			}
-			d.bad(at+".certificate", "no entry of certificates has the name %s%s", quote(e.Certificate), hint)
+		if d.require(at+".certificate", e.Certificate, "vault-server") && !d.isDeclared(e.Certificate) && d.sound("certificates") {
+			d.bad(at+".certificate", "no entry of certificates has the name %s%s", quote(e.Certificate), d.declaredLike(c, e.Certificate))
 		}
 		d.checkFrom(at, e)
 		if e.Files.Directory != "" {
@@ -41,6 +32,27 @@ func (d *decoder) checkDeliver(c *Config) {
 			d.checkListener(fmt.Sprintf("%s.verify[%d]", at, j), l)
 		}
 	}
+}
+
+func (d *decoder) isDeclared(certificate string) bool {
+	_, ok := d.names[certificate]
+	return ok
+}
+
+// declaredLike is the hint at the certificate that was probably meant. It is
+// looked for among all of them, so only while somebody will read it.
+func (d *decoder) declaredLike(c *Config, certificate string) string {
+	if d.found >= maxShown {
+		return ""
+	}
+	names := make([]string, len(c.Certificates))
+	for i := range c.Certificates {
+		names[i] = c.Certificates[i].Name
+	}
+	if meant := Closest(certificate, names); meant != "" {
+		return fmt.Sprintf("; did you mean %q?", meant)
+	}
+	return ""
 }
 
 var ownerForm = regexp.MustCompile(`^[0-9]{1,10}(:[0-9]{1,10})?$`)

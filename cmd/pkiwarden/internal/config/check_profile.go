@@ -76,6 +76,7 @@ func (d *decoder) checkNamesFrom(at string, c *Certificate) {
 	if len(c.NamesFrom) > maxNameSources {
 		d.bad(at, "expected at most %d objects, found %d; each is read once a minute", maxNameSources, len(c.NamesFrom))
 	}
+	seen := map[ObjectRef]bool{}
 	for i := range c.NamesFrom {
 		o, here := &c.NamesFrom[i], fmt.Sprintf("%s[%d]", at, i)
 		d.require(here+".kind", o.Kind, "Service")
@@ -84,8 +85,9 @@ func (d *decoder) checkNamesFrom(at string, c *Certificate) {
 			d.name(here+".namespace", o.Namespace, "vault", validation.IsDNS1123Label)
 		}
 		d.name(here+".name", o.Name, "vault-active", validation.IsDNS1123Subdomain)
-		if first := slices.Index(c.NamesFrom, *o); first < i && d.sound(here) && o.Kind != "" && o.Name != "" {
+		if seen[*o] && d.sound(here) && o.Kind != "" && o.Name != "" {
 			d.bad(here, "%s %s/%s is listed twice", o.Kind, o.Namespace, o.Name)
 		}
+		seen[*o] = true
 	}
 }

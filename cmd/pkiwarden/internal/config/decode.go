@@ -6,33 +6,54 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
 )
 
-// maxValues bounds what aliases can blow a small file up to.
-const maxValues = 100_000
-
-// maxProblems is more than anyone reads.
-const maxProblems = 100
+// What aliases can blow a small file up to: so many values, and so many more
+// for each certificate of a list that is read one by one.
+const (
+	maxValues      = 100_000
+	valuesPerEntry = 64
+)
 
 // decoder fills the contract's types from a document and remembers where each
-// value stood, for the checks that come after it. It reports every problem and
-// carries on.
+// value stood, for the checks. It reports every problem and carries on.
 type decoder struct {
-	file     string
-	problems Problems
-	places   map[string]place  // of each value that the file sets, by path
-	failed   map[string]bool   // paths with a problem
-	env      map[string]string // variable that a value came from, by path
-	anchors  map[string][]*ast.AnchorNode
-	values   int // decoded so far
+	file       string
+	problems   Problems          // the first maxKept
+	found      int               // all of them
+	unreadable bool              // the file is not YAML
+	places     map[string]place  // of each value that the file sets, by path, outside certificates
+	failed     map[string]bool   // paths with a problem
+	env        map[string]string // variable that a value came from, by path
+	anchors    map[string][]*ast.AnchorNode
+	values     int // decoded so far
+	maxValues  int
+
+	sequence *ast.SequenceNode // certificates
+	entry    opened            // the entry of it at hand
+	again    bool              // it is decoded a second time, for its places
+	names    map[string]int    // certificates by name
+	secrets  map[ObjectName]int
+	pool     pool
+
+	pieces       *pieces  // the file, when sequence stands for its entries
+	uncut        *Problem // why the file has to be read as a whole
+	entryAnchors map[string][]*ast.AnchorNode
+	visited      int // anchors so far
+	anchored     int // bytes of the entries that have anchors, which stay in memory
 }
 
 func newDecoder(file string) *decoder {
 	return &decoder{
 		file: file, places: map[string]place{}, failed: map[string]bool{},
-		env: map[string]string{}, anchors: map[string][]*ast.AnchorNode{},
+		env: map[string]string{}, anchors: map[string][]*ast.AnchorNode{}, maxValues: maxValues,
+		entry: opened{places: map[string]place{}, failed: map[string]bool{}},
+		names: map[string]int{}, secrets: map[ObjectName]int{}, pool: newPool(),
+		entryAnchors: map[string][]*ast.AnchorNode{},
 	}
 }
 
@@ -41,16 +62,9 @@ func (d *decoder) Visit(n ast.Node) ast.Visitor {
 	if a, ok := n.(*ast.AnchorNode); ok && a.Name != nil {
 		name := a.Name.GetToken().Value
 		d.anchors[name] = append(d.anchors[name], a)
+		d.visited++
 	}
 	return d
-}
-
-func (d *decoder) report(at place, path, format string, args ...any) {
-	d.failed[path] = true
-	if len(d.problems) == maxProblems {
-		return
-	}
-	d.problems = append(d.problems, Problem{File: d.file, Line: at.line, Column: at.column, Path: path, Message: fmt.Sprintf(format, args...)})
 }
 
 // document decodes the whole file.
@@ -65,9 +79,15 @@ func (d *decoder) document(n ast.Node, c *Config) {
 
 // value decodes one node. A node that does not fit leaves v as it is.
 func (d *decoder) value(n ast.Node, path string, v reflect.Value, tag reflect.StructTag) {
-	if d.values++; d.values > maxValues {
-		if d.values == maxValues+1 {
-			d.report(placeOf(n), path, "more than %d values once aliases are followed", maxValues)
+	if d.uncut != nil {
+		return
+	}
+	if !d.again {
+		d.values++
+	}
+	if d.values > d.maxValues {
+		if d.values == d.maxValues+1 {
+			d.report(placeOf(n), path, "more than %d values once aliases are followed", d.maxValues)
 		}
 		return
 	}
@@ -79,7 +99,7 @@ func (d *decoder) value(n ast.Node, path string, v reflect.Value, tag reflect.St
 		d.report(placeOf(n), path, "expected a plain value, found the YAML tag %s", n.GetToken().Value)
 		return
 	}
-	d.places[path] = placeOf(n)
+	d.setPlace(path, placeOf(n))
 	if tag.Get("auto") != "" {
 		if s := scalarOf(n); s.kind == text && s.value == "auto" {
 			v.SetZero()
@@ -92,9 +112,9 @@ func (d *decoder) value(n ast.Node, path string, v reflect.Value, tag reflect.St
 	switch v.Kind() {
 	case reflect.Pointer:
 		fresh := newValue(v.Type().Elem())
-		before := len(d.problems)
+		before := d.found
 		d.value(n, path, fresh, tag)
-		if len(d.problems) == before || fresh.Kind() == reflect.Struct {
+		if d.found == before || fresh.Kind() == reflect.Struct {
 			v.Set(fresh.Addr())
 		}
 	case reflect.Struct:
@@ -126,6 +146,10 @@ func (d *decoder) list(n ast.Node, path string, v reflect.Value, tag reflect.Str
 			hint = "; one entry is written [" + s.value + "]"
 		}
 		d.report(placeOf(n), path, "expected a list, found %s%s", found, hint)
+		return
+	}
+	if v.Type() == reflect.TypeFor[[]Certificate]() {
+		d.certificates(seq, path, v)
 		return
 	}
 	if len(seq.Values) > maxEntries {
@@ -163,7 +187,11 @@ func (d *decoder) mapping(n ast.Node, path string, v reflect.Value, tag reflect.
 		at := join(path, e.key)
 		i := slices.IndexFunc(fields, func(f reflect.StructField) bool { return f.Tag.Get("yaml") == e.key })
 		if i < 0 {
-			d.report(e.at, at, "unknown key; %s", suggestKey(path, e.key, keysOf(fields)))
+			hint := ""
+			if d.found < maxKept {
+				hint = suggestKey(path, e.key, keysOf(fields))
+			}
+			d.report(e.at, at, "unknown key; %s", hint)
 			continue
 		}
 		field := v.FieldByIndex(fields[i].Index)
@@ -250,7 +278,7 @@ func (d *decoder) follow(n ast.Node, path string) ast.Node {
 			n = a.Value
 		case *ast.AliasNode:
 			name := a.Value.GetToken().Value
-			n = d.anchored(name, a)
+			n = d.anchoredBy(name, a)
 			if n == nil {
 				d.report(placeOf(a), path, "the alias *%s has no anchor before it", name)
 				return nil
@@ -266,35 +294,38 @@ func (d *decoder) follow(n ast.Node, path string) ast.Node {
 	return nil
 }
 
-// anchored is the value of the last anchor of that name before the alias.
-func (d *decoder) anchored(name string, alias *ast.AliasNode) ast.Node {
-	at, anchors := alias.GetToken().Position, d.anchors[name]
-	after := sort.Search(len(anchors), func(i int) bool {
-		p := anchors[i].GetToken().Position
-		return p.Line > at.Line || p.Line == at.Line && p.Column > at.Column
-	})
-	if after == 0 {
+// anchoredBy is the value of the last anchor of that name before the alias.
+func (d *decoder) anchoredBy(name string, alias *ast.AliasNode) ast.Node {
+	at := alias.GetToken().Position
+	var last *ast.AnchorNode
+	for _, anchors := range [][]*ast.AnchorNode{d.anchors[name], d.entryAnchors[name]} {
+		after := sort.Search(len(anchors), func(i int) bool { return !before(anchors[i], at) })
+		if after > 0 && (last == nil || before(last, anchors[after-1].GetToken().Position)) {
+			last = anchors[after-1]
+		}
+	}
+	if last == nil {
 		return nil
 	}
-	return anchors[after-1].Value
+	return last.Value
 }
 
-// near is where the file sets path, or else what path is part of.
-func (d *decoder) near(path string) place {
-	for {
-		if at, ok := d.places[path]; ok {
-			return at
-		}
-		if path == "" {
-			return place{1, 1}
-		}
-		path = parent(path)
-	}
+// before tells whether the anchor begins before that position, or there.
+func before(a *ast.AnchorNode, at *token.Position) bool {
+	p := a.GetToken().Position
+	return p.Line < at.Line || p.Line == at.Line && p.Column <= at.Column
 }
+
+// fields remembers what fieldsOf found: the types are few, the values many.
+var fields sync.Map
 
 // fieldsOf are the fields that the file can set.
 func fieldsOf(t reflect.Type) []reflect.StructField {
-	return slices.DeleteFunc(reflect.VisibleFields(t), func(f reflect.StructField) bool { return f.Tag.Get("yaml") == "" })
+	known, ok := fields.Load(t)
+	if !ok {
+		known, _ = fields.LoadOrStore(t, slices.DeleteFunc(reflect.VisibleFields(t), func(f reflect.StructField) bool { return f.Tag.Get("yaml") == "" }))
+	}
+	return known.([]reflect.StructField)
 }
 
 func keysOf(fields []reflect.StructField) []string {

@@ -1,11 +1,13 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"syscall"
 )
@@ -14,16 +16,14 @@ import (
 // DefaultFile; only that last one may be missing, which is zero configuration.
 // What the file leaves out comes from the environment (VAULT_ADDR,
 // CONSUL_HTTP_ADDR and so on), then from the defaults. A configuration that is
-// wrong anywhere is refused whole with a [Problems] that names every problem;
-// what the checks given find in values that are sound so far is among them.
+// wrong anywhere is refused whole with a [Problems] that names every problem,
+// of the file the first fifty and how many more; what the checks given find in
+// values that are sound so far is among them.
+//
+// Each entry of a block list of certificates is parsed by itself, so that ten
+// thousand of them take 25 MiB for a moment and half a KiB each to keep.
 func Load(path string, env func(string) string, checks ...Check) (*Config, error) {
-	named := true
-	if path == "" {
-		path = env(EnvFile)
-	}
-	if path == "" {
-		path, named = DefaultFile, false
-	}
+	path, named := File(path, env)
 	data, err := readFile(path)
 	if errors.Is(err, fs.ErrNotExist) && !named {
 		return Parse("", nil, env, checks...)
@@ -31,8 +31,26 @@ func Load(path string, env func(string) string, checks ...Check) (*Config, error
 	if err != nil {
 		return nil, fmt.Errorf("reading configuration: %w", err)
 	}
+	if len(data) > largeFile {
+		// What parsing took would else stay with the process for minutes.
+		defer debug.FreeOSMemory()
+	}
 	return Parse(path, data, env, checks...)
 }
+
+// File is the file that Load reads, and whether that has to exist.
+func File(path string, env func(string) string) (file string, required bool) {
+	if path == "" {
+		path = env(EnvFile)
+	}
+	if path == "" {
+		return DefaultFile, false
+	}
+	return path, true
+}
+
+// largeFile is from where reading a file shows in the process's memory.
+const largeFile = 64 << 10
 
 // Check calls bad with the key and the message of every value that cannot be
 // worked with, for rules that are not this package's.
@@ -48,35 +66,95 @@ func readFile(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err == nil && info.Mode()&fs.ModeNamedPipe != 0 {
-		return nil, fmt.Errorf("%s is a pipe: name a regular file", path)
+	var text bytes.Buffer
+	if info, err := f.Stat(); err == nil {
+		if info.Mode()&fs.ModeNamedPipe != 0 {
+			return nil, fmt.Errorf("%s is a pipe: name a regular file", path)
+		}
+		text.Grow(int(min(max(info.Size(), 0), MaxFileBytes)) + bytes.MinRead)
 	}
-	return io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	_, err = text.ReadFrom(io.LimitReader(f, MaxFileBytes+1))
+	return text.Bytes(), err
 }
 
 // Parse is Load for what has been read from file; "" and no data are zero
 // configuration.
 func Parse(file string, data []byte, env func(string) string, checks ...Check) (*Config, error) {
-	c := Default()
-	c.File = file
-	d := newDecoder(file)
-	document, problems := parseYAML(file, data)
-	d.problems = problems
-	d.document(document, c)
+	d, c := decode(file, data)
 	d.environment(c, env)
-	if len(problems) == 0 {
+	if !d.unreadable {
 		d.check(c)
 	}
-	if len(d.problems) == 0 {
+	if d.found == 0 {
 		for _, check := range checks {
 			check(c, func(path, message string) { d.bad(path, "%s", message) })
 		}
 	}
-	if len(d.problems) > 0 {
-		d.problems.sort()
-		return nil, d.problems
+	if d.found > 0 {
+		return nil, d.shown()
 	}
 	return c, nil
+}
+
+// decode reads the text: the certificates one by one where it can be cut at
+// them, which needs little memory, else everything at once, which has closer
+// limits.
+func decode(file string, data []byte) (*decoder, *Config) {
+	d, c := fresh(file)
+	if len(data) > MaxFileBytes {
+		d.refuse(Problem{File: file, Message: "the file is larger than 16 MiB"})
+		return d, c
+	}
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	if d.checkText(data); d.found > 0 {
+		d.unreadable = true
+		return d, c
+	}
+	p, why := cut(file, data)
+	if why == nil && len(p.entries) > 0 {
+		if why = d.piecewise(p, c); why == nil {
+			return d, c
+		}
+		d, c = fresh(file)
+	}
+	switch {
+	case why != nil && (len(data) > maxTextBytes || len(p.entries) > maxEntries):
+		d.refuse(*why)
+	case len(data) > maxTextBytes:
+		d.refuse(Problem{File: file, Message: "the file is larger than 1 MiB" + manyCertificates})
+	default:
+		d.whole(string(data), c)
+	}
+	return d, c
+}
+
+func fresh(file string) (*decoder, *Config) {
+	c := Default()
+	c.File = file
+	return newDecoder(file), c
+}
+
+// piecewise decodes the file, its certificates one by one. A problem is why
+// that cannot be done; what has been decoded is then worth nothing.
+func (d *decoder) piecewise(p *pieces, c *Config) *Problem {
+	document, list, problem := p.parseAround(d.file)
+	if problem != nil {
+		return problem
+	}
+	d.pieces, d.sequence = p, list
+	d.maxValues += len(p.entries) * valuesPerEntry
+	d.document(document, c)
+	return d.uncut
+}
+
+// whole decodes the text at once.
+func (d *decoder) whole(text string, c *Config) {
+	document, problem := parseYAML(d.file, text, inPlace)
+	if problem != nil {
+		d.refuse(*problem)
+		return
+	}
+	d.document(document, c)
 }
 
 // environment fills what the file leaves out, and refuses the variables that
@@ -130,7 +208,7 @@ func (d *decoder) refuseInsecure(name, value string, secure bool, remedy string)
 		return
 	}
 	if got, err := strconv.ParseBool(value); err != nil || got != secure {
-		d.problems = append(d.problems, Problem{
+		d.add(Problem{
 			File: environment, Path: name,
 			Message: fmt.Sprintf("pkiwarden always verifies certificates and refuses %s=%s; unset it and %s", name, quote(value), remedy),
 		})

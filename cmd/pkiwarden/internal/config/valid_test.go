@@ -140,6 +140,10 @@ func TestLoad(t *testing.T) {
 	if err := os.WriteFile(large, []byte(strings.Repeat("# much\n", 1<<18)), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	larger := filepath.Join(dir, "larger.yml")
+	if err := os.WriteFile(larger, []byte(strings.Repeat("# much\n", 1<<22)), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	missing := filepath.Join(dir, "missing.yml")
 	for _, test := range []struct {
 		name, path, env string
@@ -151,7 +155,8 @@ func TestLoad(t *testing.T) {
 		{"missing by path", missing, "", "", "reading configuration: open " + missing + ": no such file or directory"},
 		{"missing by PKIWARDEN_CONFIG", "", EnvFile + "=" + missing, "", "reading configuration: open " + missing + ": no such file or directory"},
 		{"a folder", dir, "", "", "reading configuration: read " + dir + ": is a directory"},
-		{"too large", large, "", "", large + ": the file is larger than 1 MiB"},
+		{"too large", large, "", "", large + `: the file is larger than 1 MiB; up to 20000 certificates in 16 MiB are read from a block list, each entry on lines of its own that begin with "- "`},
+		{"much too large", larger, "", "", larger + ": the file is larger than 16 MiB"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c, err := Load(test.path, envOf(test.env))

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 	_ "time/tzdata" // the image has no time zones of its own
 )
@@ -75,8 +76,18 @@ func zone(name string) (*time.Location, error) {
 	if name == "" || name == "Local" {
 		return nil, fmt.Errorf("unknown time zone %s", name)
 	}
-	return time.LoadLocation(name)
+	if known, ok := zones.Load(name); ok {
+		return known.(*time.Location), nil
+	}
+	l, err := time.LoadLocation(name)
+	if err == nil {
+		zones.Store(name, l)
+	}
+	return l, err
 }
+
+// zones are the time zones that windows have: many have the same.
+var zones sync.Map
 
 // checkWindows finds times that no clock shows, zones that do not exist, and
 // windows that never open or never close.

@@ -16,9 +16,10 @@ import (
 
 // What a file may hold at most. The parser's cost grows with the square of
 // the nesting, the keys of a mapping and the entries of a list; no configuration
-// comes near.
+// comes near, but with its certificates, which are parsed one by one (cut.go).
 const (
-	maxFileBytes   = 1 << 20
+	MaxFileBytes   = 16 << 20
+	maxTextBytes   = 1 << 20 // parsed at once
 	maxNesting     = 32
 	maxMappingKeys = 100
 	maxEntries     = 1000
@@ -27,22 +28,19 @@ const (
 // place is a line and column, both from 1.
 type place struct{ line, column int }
 
-// parseYAML turns the file into its one document, nil when that is empty.
-func parseYAML(file string, data []byte) (ast.Node, Problems) {
-	if len(data) > maxFileBytes {
-		return nil, Problems{{File: file, Message: "the file is larger than 1 MiB"}}
+// parseYAML turns the text into its one document, nil when that is empty. Its
+// first line is the file's line moved(1), and so on.
+func parseYAML(file, text string, moved func(line int) int) (ast.Node, *Problem) {
+	tokens := lexer.Tokenize(text)
+	for _, t := range tokens {
+		t.Position.Line = moved(t.Position.Line)
 	}
-	data = bytes.TrimPrefix(data, []byte("\ufeff"))
-	if problems := checkText(file, data); len(problems) > 0 {
-		return nil, problems
-	}
-	tokens := lexer.Tokenize(string(data))
 	if problem := checkShape(file, tokens); problem != nil {
-		return nil, Problems{*problem}
+		return nil, problem
 	}
 	parsed, err := parse(tokens)
 	if err != nil {
-		return nil, Problems{syntaxProblem(file, err)}
+		return nil, syntaxProblem(file, err)
 	}
 	var documents []ast.Node
 	for _, doc := range parsed.Docs {
@@ -57,8 +55,10 @@ func parseYAML(file string, data []byte) (ast.Node, Problems) {
 		return documents[0], nil
 	}
 	at := placeOf(documents[1])
-	return nil, Problems{{File: file, Line: at.line, Column: at.column, Message: "a second YAML document begins here; the configuration is one document"}}
+	return nil, &Problem{File: file, Line: at.line, Column: at.column, Message: "a second YAML document begins here; the configuration is one document"}
 }
+
+func inPlace(line int) int { return line }
 
 // parse reports a defect of the parser as what it is for the reader of the
 // message: a file that cannot be parsed.
@@ -71,52 +71,49 @@ func parse(tokens token.Tokens) (f *ast.File, err error) {
 	return parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
 }
 
-func syntaxProblem(file string, err error) Problem {
+func syntaxProblem(file string, err error) *Problem {
 	var syntax *yaml.SyntaxError
 	if !errors.As(err, &syntax) || syntax.Token == nil || syntax.Token.Position == nil {
-		return Problem{File: file, Message: strings.SplitN(err.Error(), "\n", 2)[0]}
+		return &Problem{File: file, Message: strings.SplitN(err.Error(), "\n", 2)[0]}
 	}
 	at := syntax.Token.Position
-	return Problem{File: file, Line: at.Line, Column: max(at.Column, 1), Message: "parsing YAML: " + syntax.Message}
+	return &Problem{File: file, Line: at.Line, Column: max(at.Column, 1), Message: "parsing YAML: " + syntax.Message}
 }
 
 // checkText finds what is not text that YAML can be made of: bytes that are not
 // UTF-8, control characters, tabs as indentation.
-func checkText(file string, data []byte) Problems {
-	var problems Problems
-	for i, line := range strings.Split(string(data), "\n") {
-		at := func(offset int) Problem {
-			return Problem{File: file, Line: i + 1, Column: utf8.RuneCountInString(line[:offset]) + 1}
-		}
+func (d *decoder) checkText(data []byte) {
+	for n := 1; len(data) > 0; n++ {
+		line, after, _ := bytes.Cut(data, []byte("\n"))
+		data = after
+		at := func(offset int) place { return place{n, utf8.RuneCount(line[:offset]) + 1} }
 		if bad := firstInvalid(line); bad >= 0 {
-			p := at(bad)
-			p.Message = fmt.Sprintf("expected UTF-8, found the byte 0x%02x", line[bad])
-			return append(problems, p)
+			d.report(at(bad), "", "expected UTF-8, found the byte 0x%02x", line[bad])
+			return
 		}
-		if bad := strings.IndexFunc(strings.TrimSuffix(line, "\r"), isControl); bad >= 0 {
-			p := at(bad)
-			p.Message = fmt.Sprintf("expected text, found the control character %U", rune(line[bad]))
-			return append(problems, p)
+		if bad := bytes.IndexFunc(bytes.TrimSuffix(line, []byte("\r")), isControl); bad >= 0 {
+			d.report(at(bad), "", "expected text, found the control character %U", rune(line[bad]))
+			return
 		}
-		rest := strings.TrimLeft(line, " \t")
+		rest := bytes.TrimLeft(line, " \t")
 		indent := line[:len(line)-len(rest)]
-		if tab := strings.IndexByte(indent, '\t'); tab >= 0 && strings.TrimSpace(rest) != "" && rest[0] != '#' {
-			p := at(tab)
-			p.Message = "expected spaces as indentation, found a tab"
-			problems = append(problems, p)
+		if tab := bytes.IndexByte(indent, '\t'); tab >= 0 && len(bytes.TrimSpace(rest)) > 0 && rest[0] != '#' {
+			d.report(at(tab), "", "expected spaces as indentation, found a tab")
 		}
 	}
-	return problems
 }
 
 // firstInvalid is the offset of the first byte that is not UTF-8, or -1.
-func firstInvalid(s string) int {
-	for i, r := range s {
-		if r == utf8.RuneError {
-			if _, size := utf8.DecodeRuneInString(s[i:]); size == 1 {
-				return i
-			}
+func firstInvalid(s []byte) int {
+	if utf8.Valid(s) {
+		return -1
+	}
+	for i := 0; i < len(s); {
+		r, size := utf8.DecodeRune(s[i:])
+		if r == utf8.RuneError && size == 1 {
+			return i
 		}
+		i += size
 	}
 	return -1
 }
@@ -125,12 +122,15 @@ func isControl(r rune) bool { return r < 0x20 && r != '\t' || r == 0x7f }
 
 // shape counts what is open at one point of the tokens.
 type shape struct {
-	flow    []int       // keys of each open flow collection
+	flow    []flow      // the open flow collections
 	keys    map[int]int // keys of the open block mapping at each column
 	entries map[int]int // entries of the open block list at each column
 	line    int
 	dashes  int // entries that begin on this line
 }
+
+// flow counts what is in a flow collection.
+type flow struct{ keys, entries int }
 
 // checkShape refuses, before it is parsed, what no configuration looks like.
 func checkShape(file string, tokens token.Tokens) *Problem {
@@ -151,11 +151,17 @@ func (s *shape) next(t *token.Token) string {
 	}
 	switch t.Type {
 	case token.SequenceStartType, token.MappingStartType:
-		if s.flow = append(s.flow, 0); len(s.flow) > maxNesting {
+		if s.flow = append(s.flow, flow{}); len(s.flow) > maxNesting {
 			return tooDeep
 		}
 	case token.SequenceEndType, token.MappingEndType:
 		s.flow = s.flow[:max(len(s.flow)-1, 0)]
+	case token.CollectEntryType:
+		if open := len(s.flow); open > 0 {
+			if s.flow[open-1].entries++; s.flow[open-1].entries > maxEntries {
+				return fmt.Sprintf("expected at most %d entries in a list, found more%s", maxEntries, manyCertificates)
+			}
+		}
 	case token.MappingKeyType:
 		return "expected KEY: VALUE, found an explicit key (?)"
 	case token.SequenceEntryType:
@@ -171,7 +177,7 @@ func (s *shape) next(t *token.Token) string {
 		}
 	case token.MappingValueType:
 		if open := len(s.flow); open > 0 {
-			if s.flow[open-1]++; s.flow[open-1] > maxMappingKeys {
+			if s.flow[open-1].keys++; s.flow[open-1].keys > maxMappingKeys {
 				return tooManyKeys
 			}
 			return ""
