@@ -150,10 +150,10 @@ func (s Spec) WithDefaults() Spec {
 // thousand certificates share their lists.
 func sorted(in []string) []string {
 	if slices.IsSortedFunc(in, func(a, b string) int {
-		if a < b {
-			return -1
+		if a <= b {
+			return -1 // also equal ones are to be sorted out
 		}
-		return 1 // equal ones are not sorted
+		return 1
 	}) {
 		return in
 	}
