@@ -4,8 +4,8 @@ import (
 	"crypto/x509"
 	"net/netip"
 	"reflect"
-	"strings"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
