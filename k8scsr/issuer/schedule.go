@@ -173,7 +173,11 @@ func (i *Issuer) sum(next time.Time) (time.Time, error) {
 		if o.err != nil {
 			errs = append(errs, fmt.Errorf("certificate %q: %w", c.Spec.Name, o.err))
 		}
-		next = earlier(o.pace.NextAt, next)
+		if o.pace.NextAt.IsZero() { // the round was over before it was looked at
+			next = earlier(i.now(), next)
+		} else {
+			next = earlier(o.pace.NextAt, next)
+		}
 	}
 	slices.SortStableFunc(findings, func(a, b k8scsr.Finding) int {
 		return cmp.Or(cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Rule, b.Rule))
