@@ -14,7 +14,8 @@ type State struct {
 	Pending  Pending
 	Request  *Request  // the CSR under the pending record's name, nil when there is none
 	Others   []Request // further CSRs of this certificate by our own account; needed only while no attempt is under way
-	Made     string    // UID of the request that we made just now and that is not recorded yet, "" otherwise
+	Made     string    // UID of the request that this process made under the recorded name, "" where it made none
+	MadeAt   time.Time
 	Trust    Trust
 	Identity Identity // ours
 	Spending Spending // of the signer's budget; needed only before a request exists
@@ -208,14 +209,14 @@ func (s State) goOn(want Spec, now time.Time) Step {
 		step.Event = s.issued(want)
 		return step
 	}
-	if r == nil {
-		return s.withoutRequest(want, now)
-	}
-	if s.Pending.CSRUID == "" && s.Made == r.UID && want.Approve {
+	if p.CSRUID == "" && s.Made != "" && (r == nil || r.UID != s.Made || want.Approve && now.Sub(s.MadeAt) < longestUnwritten) {
 		// Whoever made it knows its UID without the record, which only those
 		// need who come later, and they find the request itself.
 		s.Pending.CSRUID = s.Made
 		p = s.Pending
+	}
+	if r == nil {
+		return s.withoutRequest(want, now)
 	}
 	if p.CSRUID != "" && r.UID != p.CSRUID {
 		return s.failed(RuleForeign, ResultExpired, want, now, "request %s was replaced by another one of the same name", r.Name)

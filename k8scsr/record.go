@@ -23,6 +23,10 @@ const (
 	// request's UID was not recorded is given up well before, since later
 	// nobody could tell whether the request existed.
 	longestUnrecorded = 30 * time.Minute
+
+	// A request that we approve ourselves is mostly answered within this time.
+	// Its UID is written down only where it is not.
+	longestUnwritten = 30 * time.Second
 )
 
 // Record is what is kept beside the pending key. It outlives the key, since it

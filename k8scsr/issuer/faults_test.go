@@ -412,3 +412,28 @@ func TestDamagedRecordHeals(t *testing.T) {
 		}
 	}
 }
+
+// TestRequestIsSwapped: our request is taken away between its check and its
+// approval, and another one of the same name and content is in its place. It is
+// not the one that was made, so it is not approved.
+func TestRequestIsSwapped(t *testing.T) {
+	c := newCluster(t)
+	var swapped *certificatesv1.CertificateSigningRequest
+	c.before["update certificatesigningrequests/approval"] = func() {
+		swapped = c.csrs()[0].DeepCopy()
+		delete(c.objects, "certificatesigningrequests//"+swapped.Name)
+		c.put(swapped)
+	}
+	s := c.process("pod-a").issuer(vaultTLS())
+	s.once(t)
+	if swapped == nil {
+		t.Fatal("nothing was approved")
+	}
+	now := c.objects["certificatesigningrequests//"+swapped.Name].(*certificatesv1.CertificateSigningRequest)
+	if now.UID != swapped.UID || has(now, certificatesv1.CertificateApproved) || c.leaf() != nil {
+		t.Errorf("approved: %v\n%s", now.Status.Conditions, &s.log)
+	}
+	if !strings.Contains(s.log.String(), "was replaced by another one of the same name") {
+		t.Errorf("the log does not say so:\n%s", &s.log)
+	}
+}

@@ -30,9 +30,11 @@ import (
 // attempts need, keys included. Of the others everything is read.
 const mostUnderWay = 256
 
-// unrecorded is how long a request may wait for its answer before its UID is
-// recorded; see [k8scsr.State.Made].
-const unrecorded = 30 * time.Second
+// madeRequest is the request that was made last for a certificate.
+type madeRequest struct {
+	name, uid string
+	at        time.Time
+}
 
 // atRest is what is remembered of a certificate that waits for its renewal. It
 // holds no key, and nothing of Secrets that have more in them than we write.

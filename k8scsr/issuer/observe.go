@@ -33,8 +33,6 @@ type observation struct {
 	keyKept bool                                      // live was remembered, without its key
 	csr     *certificatesv1.CertificateSigningRequest // nil: there is none
 	csrName string                                    // for which csr is known
-	made    string                                    // see [k8scsr.State.Made]
-	madeAt  time.Time
 }
 
 // observe completes what is known, nil for nothing, with everything else that the
@@ -91,7 +89,7 @@ func (o *observation) hinder(f *k8scsr.Finding) {
 // observeRequests reads the CSRs: the pending one by its name, or, where a new
 // attempt may begin, all of this certificate's.
 func (i *Issuer) observeRequests(ctx context.Context, c *Certificate, o *observation, now time.Time) error {
-	active := o.Pending.Active()
+	look, active := i.outlooks[c.label], o.Pending.Active()
 	if c.Spec.Paused || !active && !k8scsr.Due(o.State, c.Spec, now) {
 		return nil
 	}
@@ -106,17 +104,16 @@ func (i *Issuer) observeRequests(ctx context.Context, c *Certificate, o *observa
 		if err := i.getRequest(ctx, o); err != nil {
 			return err
 		}
+		if look.made.name == o.Pending.CSRName {
+			o.Made, o.MadeAt = look.made.uid, look.made.at
+		}
 		if o.csr == nil {
 			return i.observeBudget(ctx, c, o, now)
 		}
 		r := o.condensed(o.csr)
 		o.Request = &r
-		if now.Sub(o.madeAt) < unrecorded {
-			o.Made = o.made
-		}
 		return nil
 	}
-	look := i.outlooks[c.label]
 	if look.cleared && o.next != nil {
 		return i.observeBudget(ctx, c, o, now)
 	}

@@ -33,7 +33,7 @@ func (i *Issuer) perform(ctx context.Context, c *Certificate, o *observation, st
 		return i.writeNext(ctx, c, o, step.Record, o.key.pem)
 	case k8scsr.DropPending:
 		i.outlooks[c.label].cleared = step.Event != nil && !step.Event.Warning
-		o.csr, o.csrName, o.made = nil, "", ""
+		o.csr, o.csrName = nil, ""
 		return i.writeNext(ctx, c, o, step.Record, nil)
 	case k8scsr.CreateRequest:
 		if err := i.spend(ctx, c, o, now); err != nil {
@@ -120,7 +120,8 @@ func (i *Issuer) createRequest(ctx context.Context, c *Certificate, o *observati
 		return i.client.CertificatesV1().CertificateSigningRequests().Create(ctx, csr, metav1.CreateOptions{FieldManager: ManagedBy})
 	})
 	if err == nil {
-		o.csr, o.csrName, o.made, o.madeAt = made, made.Name, string(made.UID), now
+		o.csr, o.csrName = made, made.Name
+		i.outlooks[c.label].made = madeRequest{made.Name, string(made.UID), now}
 	}
 	return err
 }

@@ -25,6 +25,7 @@ type outlook struct {
 	seen     version       // of the request that it waits for
 	flight   *observation  // see remember
 	rest     *atRest       // see remember
+	made     madeRequest   // see [k8scsr.State.Made]
 	line     uint64        // sum of the last log line
 	cleared  bool          // no request of an earlier attempt was left when NAME-next was last seen; where that is gone, its record is, too
 	period   time.Duration // from one renewal to the next, as was granted; 0 where that is not known

@@ -16,15 +16,15 @@ const (
 	look          step = "look"           // reads NAME-next, which begins each observation
 	storeKey      step = "store-key"      // writes NAME-next with the new key
 	createRequest step = "create-request" // makes the CSR
-	recordRequest step = "record-request" // writes NAME-next with the CSR's UID
+	recordRequest step = "record-request" // writes NAME-next with the CSR's UID: only where it waits, or somebody else goes on
 	approve       step = "approve"        // updates the CSR's approval
-	fetch         step = "fetch"          // reads the CSR that carries the certificate
+	fetch         step = "fetch"          // reads the CSR that carries the certificate: only where the watch did not show it
 	publish       step = "publish"        // writes the live Secret
 	dropKey       step = "drop-key"       // writes NAME-next without a key
 )
 
-// writes are the steps that change the world, in their order.
-var writes = []step{storeKey, createRequest, recordRequest, approve, publish, dropKey}
+// writes are the steps of every renewal that change the world, in their order.
+var writes = []step{storeKey, createRequest, approve, publish, dropKey}
 
 // The points beyond the API server.
 const (
@@ -41,9 +41,6 @@ const (
 func killPoints() []string {
 	points := []string{"before " + string(look), "after " + string(look)}
 	for _, s := range writes {
-		if s == publish {
-			points = append(points, "after "+string(fetch))
-		}
 		points = append(points, "before "+string(s), "after "+string(s))
 	}
 	return append(points, filesBegun, filesDone, reloaded, proofBegun, proofDone)
@@ -78,14 +75,14 @@ var faults = []string{
 // does so while there is one.
 func pointsOf(fault string) []string {
 	all := killPoints()
-	open := []string{"after " + string(createRequest), "before " + string(recordRequest), "after " + string(recordRequest), "before " + string(approve)}
+	open := []string{"after " + string(createRequest), "before " + string(approve)}
 	switch fault {
 	case apiAway, apiSlow, apiBusy, apiFailing, rightsLost, tokenRotated: // while there is something left to ask for
 		return all[:slices.Index(all, "after "+string(dropKey))]
 	case approved, denied, failed:
 		return open
 	case removed:
-		return append(open, "after "+string(approve), "after "+string(fetch))
+		return append(open, "after "+string(approve))
 	case signerAway:
 		return append(open, "before "+string(createRequest), "after "+string(approve))
 	case signerClock:
@@ -111,7 +108,7 @@ func Cases() []string {
 func requestOf(point string) (s step, after, ok bool) {
 	when, name, found := strings.Cut(point, " ")
 	s = step(name)
-	if !found || !slices.Contains(append([]step{look, fetch}, writes...), s) {
+	if !found || !slices.Contains(append([]step{look, fetch, recordRequest}, writes...), s) {
 		return "", false, false
 	}
 	return s, when == "after", true
