@@ -222,9 +222,8 @@ func (f *follower) told(log string, parts ...string) {
 		}
 		rest = after
 	}
-	for _, state := range []string{"settling", "awaiting-peers"} {
-		if !slices.Contains(f.states, state) {
-			f.t.Errorf("status did not tell %s of %s: %q", state, f.name, f.states)
-		}
+	settling, awaiting := slices.Index(f.states, "settling"), slices.Index(f.states, "awaiting-peers")
+	if settling < 0 || awaiting < settling {
+		f.t.Errorf("status told of %s: %q, want settling, and then awaiting-peers", f.name, f.states)
 	}
 }

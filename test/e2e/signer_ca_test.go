@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -294,5 +295,11 @@ func TestSignersCAIsReplaced(t *testing.T) {
 		)
 	}
 	s.checkRequests()
-	noSecrets(t, ctx, s.w, append(s.sidecars, s.controller)...)
+	pods := append(s.sidecars, s.controller)
+	noSecrets(t, ctx, s.w, pods...)
+	for _, pod := range pods {
+		if strings.Contains(pod.Log(), consulReloadToken) {
+			t.Errorf("the log of %s holds Consul's token", pod.Name())
+		}
+	}
 }
