@@ -2,6 +2,7 @@ package k8scsr
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
@@ -305,7 +306,7 @@ func parseBundle(data []byte, most int) ([]*x509.Certificate, error) {
 
 // caName tells a CA in messages: two may have the same subject.
 func caName(ca *x509.Certificate) string {
-	return fmt.Sprintf("%s (SHA-256 %s…)", orElse(Plain(ca.Subject.String(), maxCAName), "without a subject"), LeafID(ca)[:8])
+	return fmt.Sprintf("%s (SHA-256 %s…)", cmp.Or(Plain(ca.Subject.String(), maxCAName), "without a subject"), LeafID(ca)[:8])
 }
 
 // caNames lists CAs.

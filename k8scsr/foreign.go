@@ -1,6 +1,7 @@
 package k8scsr
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -33,7 +34,7 @@ func (s Spec) Unrelated(live Live) string {
 	if len(have) > shown {
 		names += ", …"
 	}
-	return fmt.Sprintf("its certificate has no name in common with the one wanted, but %s", orElse(names, "no name at all"))
+	return fmt.Sprintf("its certificate has no name in common with the one wanted, but %s", cmp.Or(names, "no name at all"))
 }
 
 // everybodys are the names of the host itself, which tell nothing: every server

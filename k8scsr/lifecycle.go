@@ -1,6 +1,7 @@
 package k8scsr
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -200,7 +201,7 @@ func (s State) goOn(want Spec, now time.Time) Step {
 		want.Replace.LeafID = p.Replace
 	}
 	if p.Problem != "" || p.Key == nil {
-		return s.drop(p.abandon(now), now, "the stored next key is unusable: %s", orElse(p.Problem, "it is gone"))
+		return s.drop(p.abandon(now), now, "the stored next key is unusable: %s", cmp.Or(p.Problem, "it is gone"))
 	}
 	if s.Live.Problem == "" && s.Live.Leaf != nil && sameKey(s.Live.Leaf.PublicKey, p.Key) {
 		step := s.drop(p.succeed(now), now, "its certificate is published")
@@ -270,9 +271,9 @@ func (s State) withRequest(r Request, want Spec, now time.Time) Step {
 	case stale && !r.Open():
 		return s.drop(s.Pending.abandon(now), now, "request %s was made for an earlier configuration", r.Name)
 	case r.Denied:
-		return s.failed(RuleDenied, ResultDenied, want, now, "request %s was denied: %s", r.Name, orElse(r.Message, "no reason given"))
+		return s.failed(RuleDenied, ResultDenied, want, now, "request %s was denied: %s", r.Name, cmp.Or(r.Message, "no reason given"))
 	case r.Failed:
-		return s.failed(RuleFailed, ResultFailed, want, now, "signer %s failed to answer request %s: %s", r.Signer, r.Name, orElse(r.Message, "no reason given"))
+		return s.failed(RuleFailed, ResultFailed, want, now, "signer %s failed to answer request %s: %s", r.Signer, r.Name, cmp.Or(r.Message, "no reason given"))
 	}
 	if stale {
 		if step, open := s.withdraw(r, want, now); open {
@@ -390,11 +391,4 @@ func wait(kind Kind, until time.Time, format string, args ...any) Step {
 // answer is likely, rarely later.
 func soon(since, now time.Time) time.Time {
 	return now.Add(min(max(now.Sub(since)/2, 2*time.Second), 30*time.Second))
-}
-
-func orElse(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
 }

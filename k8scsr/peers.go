@@ -2,6 +2,7 @@ package k8scsr
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/x509"
 	"fmt"
 	"slices"
@@ -31,7 +32,7 @@ type PeerStatus struct {
 
 // judge is what peers are to be seen to do before an old CA may go.
 func (p *publication) judge(peer Peer) PeerStatus {
-	out := PeerStatus{Address: peer.Address, State: PeerUnknown, Detail: orElse(peer.Problem, "it was not asked yet")}
+	out := PeerStatus{Address: peer.Address, State: PeerUnknown, Detail: cmp.Or(peer.Problem, "it was not asked yet")}
 	if len(peer.Chain) == 0 {
 		return out
 	}

@@ -127,21 +127,36 @@ func (s Spec) WithDefaults() Spec {
 	s.Organizations = sorted(s.Organizations)
 	s.URIs = sorted(s.URIs)
 	s.Usages = sorted(s.Usages)
-	lower := make([]string, len(s.DNSNames))
-	for i, name := range s.DNSNames {
-		lower[i] = strings.ToLower(name)
+	if slices.ContainsFunc(s.DNSNames, func(name string) bool { return name != strings.ToLower(name) }) {
+		lower := make([]string, len(s.DNSNames))
+		for i, name := range s.DNSNames {
+			lower[i] = strings.ToLower(name)
+		}
+		s.DNSNames = lower
 	}
-	s.DNSNames = sorted(lower)
-	ips := make([]netip.Addr, len(s.IPAddresses))
-	for i, ip := range s.IPAddresses {
-		ips[i] = ip.Unmap()
+	s.DNSNames = sorted(s.DNSNames)
+	if len(s.IPAddresses) > 0 {
+		ips := make([]netip.Addr, len(s.IPAddresses))
+		for i, ip := range s.IPAddresses {
+			ips[i] = ip.Unmap()
+		}
+		slices.SortFunc(ips, netip.Addr.Compare)
+		s.IPAddresses = slices.Compact(ips)
 	}
-	slices.SortFunc(ips, netip.Addr.Compare)
-	s.IPAddresses = slices.Compact(ips)
 	return s
 }
 
+// sorted does not change what it is given, and returns it where it is sorted: ten
+// thousand certificates share their lists.
 func sorted(in []string) []string {
+	if slices.IsSortedFunc(in, func(a, b string) int {
+		if a <= b {
+			return -1 // also equal ones are to be sorted out
+		}
+		return 1
+	}) {
+		return in
+	}
 	out := slices.Clone(in)
 	slices.Sort(out)
 	return slices.Compact(out)

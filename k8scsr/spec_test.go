@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -188,6 +189,18 @@ func TestScheduleSpread(t *testing.T) {
 		s := wanted(t, func(s *Spec) { s.Name = name })
 		if at := s.Schedule(short, time.Time{}).RenewAt; at.Sub(epoch) != 6*time.Hour+36*time.Minute {
 			t.Errorf("%s, ten hours: renewed after %v", name, at.Sub(epoch))
+		}
+	}
+}
+
+// TestListsAreInOrder: however a list is given, it is sorted and has each value
+// once, and what was given stays as it was.
+func TestListsAreInOrder(t *testing.T) {
+	for _, given := range [][]string{{"a", "b"}, {"b", "a"}, {"a", "a", "b"}, {"b", "a", "b"}, {"B", "a", "A"}} {
+		was := slices.Clone(given)
+		got := Spec{Name: "x", DNSNames: given}.WithDefaults().DNSNames
+		if !slices.Equal(got, []string{"a", "b"}) || !slices.Equal(given, was) {
+			t.Errorf("%q became %q, and what was given %q", was, got, given)
 		}
 	}
 }

@@ -160,9 +160,9 @@ func loopsOf(states []loop.State, now time.Time, doubt func(string, ...any)) []o
 		})
 		switch {
 		case !l.RunningAt.IsZero() && now.Sub(l.RunningAt) > loopLate:
-			doubt("loop %s: its run goes on since %s, and should have ended", l.Name, l.RunningAt.UTC().Format(time.RFC3339))
+			doubt("loop %s: its run goes on since %s, and should have ended", l.Name, stamped(l.RunningAt))
 		case !l.NextAt.IsZero() && now.Sub(l.NextAt) > loopLate:
-			doubt("loop %s: its next run was due at %s, and has not begun", l.Name, l.NextAt.UTC().Format(time.RFC3339))
+			doubt("loop %s: its next run was due at %s, and has not begun", l.Name, stamped(l.NextAt))
 		case l.Failures > 0:
 			doubt("loop %s fails: %s", l.Name, oneLine(l.LastError))
 		case l.LastSuccess.IsZero():

@@ -231,16 +231,12 @@ func (p statusPrinter) ago(t time.Time) string {
 func (p statusPrinter) deliveries() {
 	var rows [][]string
 	for _, d := range p.s.Deliveries {
-		delivered := "no"
-		if d.Delivered {
-			delivered = "yes"
-		}
 		fingerprint := d.Fingerprint
 		if len(fingerprint) > 12 {
 			fingerprint = fingerprint[:12]
 		}
 		row := func(address, served, why string) {
-			rows = append(rows, []string{d.Certificate, delivered, p.when(d.NotAfter), fingerprint, address, served, why})
+			rows = append(rows, []string{d.Certificate, yesNo(d.Delivered), p.when(d.NotAfter), fingerprint, address, served, why})
 		}
 		if len(d.Addresses) == 0 {
 			row("", "", d.Error)

@@ -185,17 +185,13 @@ func writeReports(w io.Writer, format outputFormat, reports []tidier.Report) err
 }
 
 func reportRow(r tidier.Report) string {
-	run := "no"
-	if r.Run {
-		run = "yes"
-	}
 	if r.Result == nil {
-		return fmt.Sprintf("%s\t%s\t-\t%d\t-\t-\t-\t%s", r.Mount, run, r.Predicted.Reclaimable, r.Reason)
+		return fmt.Sprintf("%s\t%s\t-\t%d\t-\t-\t-\t%s", r.Mount, yesNo(r.Run), r.Predicted.Reclaimable, r.Reason)
 	}
 	deleted := "unknown"
 	if d := r.Result.Deleted; d != nil {
 		deleted = fmt.Sprint(*d)
 	}
-	return fmt.Sprintf("%s\t%s\t%s\t%d\t%s\t%d -> %d\t%d -> %d\t%s", r.Mount, run, r.Result.State, r.Predicted.Reclaimable, deleted,
+	return fmt.Sprintf("%s\t%s\t%s\t%d\t%s\t%d -> %d\t%d -> %d\t%s", r.Mount, yesNo(r.Run), r.Result.State, r.Predicted.Reclaimable, deleted,
 		r.Result.EntriesBefore, r.Result.EntriesAfter, r.Result.BytesBefore, r.Result.BytesAfter, r.Reason)
 }

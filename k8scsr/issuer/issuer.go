@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
@@ -90,7 +91,6 @@ type Issuer struct {
 	events       *events
 
 	mu         sync.Mutex          // held by Once
-	said       map[string]string   // last log line per certificate
 	identity   k8scsr.Identity     // ours
 	identityAt time.Time           // when it was found
 	books      *books              // nil: not yet opened
@@ -125,7 +125,7 @@ func New(o Options) (*Issuer, error) {
 	i := &Issuer{
 		client: o.Client, memory: o.Memory, state: o.State, interval: cmp.Or(o.Interval, time.Minute), log: o.Log, registerer: o.Registerer,
 		now: o.Now, report: o.Report, published: o.Published, chance: o.Chance,
-		said: map[string]string{}, outlooks: map[string]*outlook{}, awaited: map[string]*awaited{}, trusts: map[string]trustRead{}, trusted: map[string]string{},
+		outlooks: map[string]*outlook{}, awaited: map[string]*awaited{}, trusts: map[string]trustRead{}, trusted: map[string]string{},
 	}
 	i.metrics = newMetrics(&i.board)
 	if i.log == nil {
@@ -309,12 +309,15 @@ func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, f
 // readsPerLook is what a look at a certificate costs that is at rest.
 const readsPerLook = 2
 
+// lines makes the sums of log lines.
+var lines = maphash.MakeSeed()
+
 // say logs a step, unless it is the one that was logged last.
 func (i *Issuer) say(c *Certificate, step k8scsr.Step) {
-	line := string(step.Kind) + " " + step.Reason
-	if i.said[c.Spec.Name] == line {
+	line, look := maphash.String(lines, string(step.Kind)+" "+step.Reason), i.outlooks[c.label]
+	if look.line == line {
 		return
 	}
-	i.said[c.Spec.Name] = line
+	look.line = line
 	i.log.Info("next step", "certificate", c.Spec.Name, "step", string(step.Kind), "reason", step.Reason)
 }

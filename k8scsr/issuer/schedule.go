@@ -25,6 +25,7 @@ type outlook struct {
 	seen     version       // of the request that it waits for
 	flight   *observation  // see remember
 	rest     *atRest       // see remember
+	line     uint64        // sum of the last log line
 	cleared  bool          // no request of an earlier attempt was left when NAME-next was last seen; where that is gone, its record is, too
 	period   time.Duration // from one renewal to the next, as was granted; 0 where that is not known
 
@@ -173,7 +174,11 @@ func (i *Issuer) sum(next time.Time) (time.Time, error) {
 		if o.err != nil {
 			errs = append(errs, fmt.Errorf("certificate %q: %w", c.Spec.Name, o.err))
 		}
-		next = earlier(o.pace.NextAt, next)
+		if o.pace.NextAt.IsZero() { // the round was over before it was looked at
+			next = earlier(i.now(), next)
+		} else {
+			next = earlier(o.pace.NextAt, next)
+		}
 	}
 	slices.SortStableFunc(findings, func(a, b k8scsr.Finding) int {
 		return cmp.Or(cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Rule, b.Rule))

@@ -475,3 +475,52 @@ func TestRightsOfAStartingServer(t *testing.T) {
 		t.Errorf("taken away while it works: %+v", f)
 	}
 }
+
+// TestLongRoundsAreCut: who was not looked at when a round had taken its time is
+// looked at in the next one, which comes at once, and whose request was answered
+// is heard first.
+func TestLongRoundsAreCut(t *testing.T) {
+	c := newCluster(t)
+	c.mayOpen = 10
+	cs := c.process("pod-a").client()
+	cs.PrependReactor("get", "secrets", func(clienttesting.Action) (bool, runtime.Object, error) {
+		c.now = c.now.Add(time.Second) // a slow API
+		return false, nil, nil
+	})
+	s := c.issuerOn(cs, func(*Options) {}, fleet(10)...)
+	s.watching.Store(true)
+	var order []string
+	for rounds := 1; ; rounds++ {
+		cs.ClearActions()
+		next, err := s.OnceUntil(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range cs.Actions() {
+			if create, ok := a.(clienttesting.CreateAction); ok && a.GetVerb() == "create" && a.GetResource().Resource == "secrets" {
+				order = append(order, create.GetObject().(*corev1.Secret).Name)
+			}
+		}
+		for _, csr := range c.csrs() {
+			s.noteRequest(csr)
+		}
+		if len(c.csrs()) == 10 && len(order) == 20 {
+			break
+		}
+		if next.IsZero() || next.After(c.now.Add(2*time.Second)) || rounds == 8 {
+			t.Fatalf("round %d: the next one begins %v, now is %v; %q", rounds, next, c.now, order)
+		}
+	}
+	// Three are begun in a round of five seconds, and published in the next one,
+	// before three more are begun.
+	want := []string{
+		"server-0-tls-next", "server-1-tls-next", "server-2-tls-next",
+		"server-0-tls", "server-1-tls", "server-2-tls", "server-3-tls-next", "server-4-tls-next", "server-5-tls-next",
+		"server-3-tls", "server-4-tls", "server-5-tls", "server-6-tls-next", "server-7-tls-next", "server-8-tls-next",
+		"server-6-tls", "server-7-tls", "server-8-tls", "server-9-tls-next",
+		"server-9-tls",
+	}
+	if !slices.Equal(order, want) {
+		t.Errorf("%q, want %q", order, want)
+	}
+}

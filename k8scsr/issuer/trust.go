@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"time"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -218,7 +219,8 @@ func trustStatus(change k8scsr.Change) TrustStatus {
 	out := TrustStatus{State: change.State, Reason: change.Reason, Peers: change.Peers}
 	for _, a := range change.Authorities {
 		out.Authorities = append(out.Authorities, AuthorityStatus{
-			Subject: k8scsr.Plain(a.Certificate.Subject.String(), maxMessage), SHA256: k8scsr.LeafID(a.Certificate),
+			Subject:  unique.Make(k8scsr.Plain(a.Certificate.Subject.String(), maxMessage)).Value(), // most have the same
+			SHA256:   unique.Make(k8scsr.LeafID(a.Certificate)).Value(),
 			NotAfter: a.Certificate.NotAfter, Wanted: a.Wanted, PublishedAt: a.Since,
 		})
 	}

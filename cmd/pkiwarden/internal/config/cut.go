@@ -66,7 +66,7 @@ func cut(file string, data []byte) (*pieces, *Problem) {
 			}
 			p.entries = append(p.entries, here)
 		case column > p.column:
-		case column == 1 && !bytes.ContainsRune([]byte("!&*?|>%@`,[]{}"), rune(rest[0])): // a key, or --- or ...
+		case column == 1 && !bytes.ContainsRune([]byte("!&*?|>%@`,[]{}-."), rune(rest[0])): // else the parser may take it for part of the last entry
 			p.tail = here
 			return p, p.tooLarge(file)
 		default:

@@ -293,6 +293,7 @@ var pieceSeeds = []string{
 	"certificates:\n  - name: a\n  - name: b\n   secret: {}\n",
 	"certificates:\n  - name: a\n    secret:\n  - name: b\n  -  name: c\n     secret: {}\n",
 	"certificates:\n- name:\n!",
+	"certificates:\n- name:\n...",
 	"certificates:\n- mame: \n! 0000:",
 	"certificates:\n  -\n  - &a {name: b}\n  - *a\n0000<<: 00\n",
 	"certificates:\n  - name: a\n  - # comment\n    name: b\n  - name: c # comment\n#\nlog: {level: x}\n",
