@@ -336,6 +336,22 @@ func consulPod(t *testing.T) corev1.PodTemplateSpec {
 	}}
 }
 
+// TestConsulFollowsThePublishedBundle: the Secret of a CA changes in one go. Whoever
+// followed that one would refuse Consul while it presents a certificate from the
+// old CA, and the sidecar could not make it take the new one.
+func TestConsulFollowsThePublishedBundle(t *testing.T) {
+	config, values := yamlFile(t, "consul/config.yaml"), yamlFile(t, "helm/consul-values.yaml")
+	live := at(t, config, "certificates").([]any)[0]
+	delivered := at(t, at(t, config, "deliver").([]any)[0], "from", "mounted")
+	if got, want := at(t, config, "consul", "caFile"), fmt.Sprint(delivered, "/ca.crt"); got != want {
+		t.Errorf("the sidecar trusts %v, want %s", got, want)
+	}
+	caCert := at(t, values, "global", "tls", "caCert")
+	if name, want := at(t, caCert, "secretName"), at(t, live, "secret", "name"); name != want || at(t, caCert, "secretKey") != "ca.crt" {
+		t.Errorf("the chart trusts %v, want ca.crt of %v", caCert, want)
+	}
+}
+
 // TestShippedConfigurationsAreValid runs what an administrator would run.
 func TestShippedConfigurationsAreValid(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,7 @@
 package servers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,12 @@ type ConsulOptions struct {
 	// TLS serves HTTPS with these files instead of HTTP. They are read at start
 	// and at every reload.
 	TLS *TLSFiles
+	// Port is where the API listens on 127.0.0.1: from [FreePort], for a test
+	// whose other parts must know the address before the server starts. One is
+	// picked when 0.
+	Port int
+	// NodeName is the node's, which ACL rules name; the server's folder by default.
+	NodeName string
 	// ManagementToken switches ACLs on, with everything denied by default. It is
 	// a UUID, and may do everything.
 	ManagementToken string
@@ -49,6 +56,7 @@ func (s *Set) StartConsul(ctx context.Context, o ConsulOptions) (*Consul, error)
 	}
 	c := &Consul{options: o}
 	c.Program, err = s.launch(ctx, "consul", 4, func(dir string, ports []int) (ProgramOptions, error) {
+		ports[0] = cmp.Or(o.Port, ports[0])
 		c.ListenAddress = loopback(ports[0])
 		c.Address = "http://" + c.ListenAddress
 		if o.TLS != nil {
@@ -133,7 +141,7 @@ leave_on_terminate = false
 disable_update_check = true
 log_level = "debug"
 %s%s%s
-`, filepath.Base(dir), filepath.Join(dir, "data"), httpPort, httpsPort, ports[1], ports[2], limits, tls, acl, c.options.Extra)
+`, cmp.Or(c.options.NodeName, filepath.Base(dir)), filepath.Join(dir, "data"), httpPort, httpsPort, ports[1], ports[2], limits, tls, acl, c.options.Extra)
 }
 
 // leads is ready once the server takes writes.
