@@ -33,8 +33,10 @@ func TestScale(t *testing.T) {
 	for _, wrong := range r.Wrong {
 		t.Error(wrong)
 	}
-	if each := r.Renewal.Each(size); each > scale.GoalCalls {
-		t.Errorf("%.1f API calls for each renewal, want at most %d", each, scale.GoalCalls)
+	// A slow machine takes so long that the looks of every minute come between.
+	looks := 2 * r.Renewal.Over.Minutes()
+	if each := r.Renewal.Each(size) - looks; each > scale.GoalCalls {
+		t.Errorf("%.1f API calls for each renewal, beside %.1f of the looks of every minute, want at most %d", each, looks, scale.GoalCalls)
 	}
 	// Of these, half are for the Lease.
 	const aMinute, perCertificate = 120, 4
