@@ -39,7 +39,7 @@ type madeRequest struct {
 // atRest is what is remembered of a certificate that waits for its renewal. It
 // holds no key, and nothing of Secrets that have more in them than we write.
 type atRest struct {
-	readAt     time.Time // by a read, not by the answer to a write
+	readAt     time.Time
 	live, next keptSecret
 }
 

@@ -29,7 +29,7 @@ type observation struct {
 	csrs map[string]*certificatesv1.CertificateSigningRequest
 
 	// What stays known while steps follow each other; see remember.
-	readAt  time.Time                                 // when live and next were read
+	readAt  time.Time                                 // when live and next were read, or live was written
 	keyKept bool                                      // live was remembered, without its key
 	csr     *certificatesv1.CertificateSigningRequest // nil: there is none
 	csrName string                                    // for which csr is known

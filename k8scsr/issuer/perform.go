@@ -52,7 +52,7 @@ func (i *Issuer) perform(ctx context.Context, c *Certificate, o *observation, st
 			s.Annotations[AnnotationRequest] = o.Pending.CSRName
 		})
 		if err == nil {
-			o.keyKept = false
+			o.keyKept, o.readAt = false, now
 		}
 		return err
 	case k8scsr.PublishTrust:

@@ -93,7 +93,7 @@ func (i *Issuer) Status() []Status {
 // observed keeps what a look has found so far, and the step that it decided.
 func (b *board) observed(c *Certificate, o *observation, step k8scsr.Step, now time.Time) {
 	s := Status{
-		Name: c.Spec.Name, ObservedAt: now, Hindered: len(o.Obstacles) > 0, Due: k8scsr.Due(o.State, c.Spec, now),
+		Name: c.Spec.Name, ObservedAt: o.readAt, Hindered: len(o.Obstacles) > 0, Due: k8scsr.Due(o.State, c.Spec, now),
 		Problem: o.Live.Problem, Request: o.Pending.CSRName, Failures: o.Pending.Failures,
 		Step:       k8scsr.Step{Kind: step.Kind, Reason: step.Reason, LookAgainAt: step.LookAgainAt},
 		Trust:      trustStatus(o.Change(c.Spec, now)),
