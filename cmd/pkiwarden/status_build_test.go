@@ -81,7 +81,7 @@ func TestStatusNobodyLeads(t *testing.T) {
 
 func TestStatesOfCertificates(t *testing.T) {
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	step := func(kind k8scsr.Kind, reason string) k8scsr.Step { return k8scsr.Step{Kind: kind, Reason: reason} }
+	step := func(kind k8scsr.Kind, reason string) issuer.StepStatus { return issuer.StepStatus{Kind: kind, Reason: reason} }
 	for _, tt := range []struct {
 		given         issuer.Status
 		state, reason string
@@ -115,7 +115,7 @@ func TestStatesOfCertificates(t *testing.T) {
 // good beyond its end, nor for long without a look.
 func TestCertificatesAgainstTheClock(t *testing.T) {
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	good := k8scsr.Step{Kind: "nothing", Reason: "good until 2026-03-01T12:02:00Z"}
+	good := issuer.StepStatus{Kind: "nothing", Reason: "good until 2026-03-01T12:02:00Z"}
 	given := issuer.Status{LookedAt: at, ObservedAt: at, NextAt: at.Add(time.Minute), NotAfter: at.Add(2 * time.Minute), Step: good}
 	failed, asked, underWay, paused, ended := given, given, given, given, given
 	failed.Err = errors.New("boom")
@@ -124,7 +124,7 @@ func TestCertificatesAgainstTheClock(t *testing.T) {
 	underWay.LookedAt, underWay.NextAt, underWay.NotAfter = time.Time{}, time.Time{}, at.Add(time.Hour)
 	paused.Paused, paused.Step.Reason = true, "paused by configuration"
 	ended.Due, ended.NotAfter = true, at.Add(-time.Hour)
-	ended.Step = k8scsr.Step{Kind: "await-approval", Reason: "request x awaits approval"}
+	ended.Step = issuer.StepStatus{Kind: "await-approval", Reason: "request x awaits approval"}
 	for _, tt := range []struct {
 		name          string
 		given         issuer.Status
@@ -155,7 +155,7 @@ func TestStatusOfWhatExpiredUnseen(t *testing.T) {
 		i, _ := leading(t, "certificates: [{name: a, secret: {namespace: vault, name: a}}]\n")
 		i.setLeader(true)
 		began := time.Now()
-		c := issuer.Status{Name: "a", Namespace: "vault", Secret: "a", LookedAt: began, ObservedAt: began, NextAt: began, NotAfter: began.Add(time.Hour), Step: k8scsr.Step{Kind: "nothing", Reason: "good"}}
+		c := issuer.Status{Name: "a", Namespace: "vault", Secret: "a", LookedAt: began, ObservedAt: began, NextAt: began, NotAfter: began.Add(time.Hour), Step: issuer.StepStatus{Kind: "nothing", Reason: "good"}}
 		i.known.change(func() { i.known.certificates = func() []issuer.Status { return []issuer.Status{c} } })
 		if s := i.status(); s.Status != "ok" || len(s.Findings) != 0 || len(s.Undetermined) != 0 {
 			t.Errorf("before: %+v", s)

@@ -263,23 +263,30 @@ func (k eventKey) name() string {
 // about is the object that events of the certificate are about: its live
 // Secret; where there is none yet, NAME-next; and where there is not that
 // either, the live Secret by the name that it will have.
-func (c *Certificate) about(o *observation) corev1.ObjectReference {
-	ref := corev1.ObjectReference{Kind: "Secret", APIVersion: "v1", Namespace: c.Namespace, Name: c.Secret}
-	switch {
-	case o == nil:
-	case o.live != nil:
-		ref.UID = o.live.UID
-	case o.next != nil:
-		ref.Name, ref.UID = o.next.Name, o.next.UID
+func (c *Certificate) about(o *outlook) corev1.ObjectReference {
+	ref := corev1.ObjectReference{Kind: "Secret", APIVersion: "v1", Namespace: c.Namespace, Name: c.Secret, UID: o.about}
+	if o.aboutNext {
+		ref.Name = c.nextName()
 	}
 	return ref
 }
 
+// isAbout keeps which object that is.
+func (l *outlook) isAbout(o *observation) {
+	l.about, l.aboutNext = "", o.live == nil && o.next != nil
+	switch {
+	case o.live != nil:
+		l.about = o.live.UID
+	case o.next != nil:
+		l.about = o.next.UID
+	}
+}
+
 // tell says what a look at a certificate brought: what was done, and what is
 // wrong, each of the latter when it is new or changed, and twice an hour.
-func (i *Issuer) tell(o *outlook, done []k8scsr.Event) {
+func (i *Issuer) tell(c *Certificate, o *outlook, done []k8scsr.Event) {
 	for _, event := range done {
-		i.events.say(o.about, event)
+		i.events.say(c.about(o), event)
 	}
 	now, said := i.now(), map[k8scsr.Event]time.Time{}
 	for _, f := range o.findings {
@@ -289,7 +296,7 @@ func (i *Issuer) tell(o *outlook, done []k8scsr.Event) {
 		}
 		at, before := o.said[event]
 		if !before || now.Sub(at) >= sayAgain || now.Before(at) {
-			i.events.say(o.about, event)
+			i.events.say(c.about(o), event)
 			at = now
 		}
 		said[event] = at

@@ -163,7 +163,7 @@ func New(o Options) (*Issuer, error) {
 		}
 		names[c.Spec.Name], secrets[c.label] = true, c.Spec.Name
 		i.certificates = append(i.certificates, &c)
-		i.outlooks[c.label] = &outlook{about: c.about(nil)}
+		i.outlooks[c.label] = &outlook{}
 	}
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
@@ -271,7 +271,8 @@ func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, f
 		if err != nil {
 			return time.Time{}, nil, err
 		}
-		look.seen, look.about = o.waitsFor(), c.about(o)
+		look.seen = o.waitsFor()
+		look.isAbout(o)
 		if o.Live.Leaf != nil {
 			look.period = c.Spec.Period(o.Live)
 		}

@@ -209,7 +209,7 @@ func (i *Issuer) goOn(ctx context.Context, a *renewal, r RenewRequest) error {
 	look.decided = a.see
 	_, found, err := i.advance(ctx, a.c)
 	look.decided, look.findings = nil, found
-	i.tell(look, look.done)
+	i.tell(a.c, look, look.done)
 	look.done = nil
 	a.Findings = found
 	if a.Step.Waits() && a.Step.Kind != k8scsr.Nothing && r.Watch != nil && a.told != a.Step.Reason {

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pkiwarden/pkiwarden/k8scsr"
 )
@@ -33,9 +33,10 @@ type outlook struct {
 	settled  bool      // an answer of the API can be taken as it is; see tooSoon
 	deniedAt time.Time // for the first time before that
 
-	about corev1.ObjectReference     // what its events are about
-	done  []k8scsr.Event             // of the steps of the look under way
-	said  map[k8scsr.Event]time.Time // of the findings, and when
+	about     types.UID                  // of the object that its events are about:
+	aboutNext bool                       // NAME-next
+	done      []k8scsr.Event             // of the steps of the look under way
+	said      map[k8scsr.Event]time.Time // of the findings, and when
 
 	// decided is told each step with what it was decided from: the Spec with the
 	// names drawn from objects, and what was observed at now. Nil: nobody is.
@@ -116,7 +117,7 @@ func (i *Issuer) round(ctx context.Context, goesOn bool) (next time.Time, err er
 		}
 		o.findings, o.err = found, err
 		i.board.looked(c, now, o.pace.NextAt, err)
-		i.tell(o, o.done)
+		i.tell(c, o, o.done)
 		o.done = nil
 	}
 	return i.sum(next)

@@ -25,7 +25,7 @@ type Status struct {
 
 	// What follows was observed at ObservedAt; without it nothing was.
 	ObservedAt time.Time
-	Step       k8scsr.Step     // the last that was decided: what the certificate waits for, and why
+	Step       StepStatus      // the last that was decided: what the certificate waits for, and why
 	Hindered   bool            // by what somebody has to remove; the step's reason says what
 	Due        bool            // a new certificate is wanted; false says nothing while Hindered
 	Problem    string          // why the stored pair cannot be served; "" when it can, or there is none
@@ -49,10 +49,17 @@ type Status struct {
 	dueAt time.Time // RenewAt but for windows that have passed
 }
 
+// StepStatus is what a k8scsr.Step tells.
+type StepStatus struct {
+	Kind        k8scsr.Kind
+	Reason      string
+	LookAgainAt time.Time
+}
+
 // board holds statuses for those who must not wait for a look.
 type board struct {
 	mu  sync.Mutex
-	all map[string]Status // by the certificate's label
+	all map[string]*Status // by the certificate's label; what is in it does not change
 }
 
 // dates are those of one stored certificate.
@@ -81,7 +88,7 @@ func (i *Issuer) Status() []Status {
 	defer i.board.mu.Unlock()
 	out := make([]Status, 0, len(i.certificates))
 	for _, c := range i.certificates {
-		s := i.board.all[c.label]
+		s := i.board.of(c)
 		s.Name, s.Namespace, s.Secret, s.Paused = c.Spec.Name, c.Namespace, c.Secret, c.Spec.Paused
 		s.Every = i.lookEvery
 		out = append(out, s)
@@ -95,7 +102,7 @@ func (b *board) observed(c *Certificate, o *observation, step k8scsr.Step, now t
 	s := Status{
 		Name: c.Spec.Name, ObservedAt: o.readAt, Hindered: len(o.Obstacles) > 0, Due: k8scsr.Due(o.State, c.Spec, now),
 		Problem: o.Live.Problem, Request: o.Pending.CSRName, Failures: o.Pending.Failures,
-		Step:       k8scsr.Step{Kind: step.Kind, Reason: step.Reason, LookAgainAt: step.LookAgainAt},
+		Step:       StepStatus{step.Kind, step.Reason, step.LookAgainAt},
 		Trust:      trustStatus(o.Change(c.Spec, now)),
 		NamesKnown: len(c.unnamed) == 0, DNSNames: c.Spec.DNSNames, URIs: c.Spec.URIs,
 	}
@@ -114,7 +121,7 @@ func (b *board) observed(c *Certificate, o *observation, step k8scsr.Step, now t
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	former := b.all[c.label]
+	former := b.of(c)
 	s.LookedAt, s.Err, s.NextAt = former.LookedAt, former.Err, former.NextAt
 	b.put(c, s)
 }
@@ -123,14 +130,22 @@ func (b *board) observed(c *Certificate, o *observation, step k8scsr.Step, now t
 func (b *board) looked(c *Certificate, now, next time.Time, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := b.all[c.label]
+	s := b.of(c)
 	s.LookedAt, s.NextAt, s.Err = now, next, err
 	b.put(c, s)
 }
 
 func (b *board) put(c *Certificate, s Status) {
 	if b.all == nil {
-		b.all = map[string]Status{}
+		b.all = map[string]*Status{}
 	}
-	b.all[c.label] = s
+	b.all[c.label] = &s
+}
+
+// of is a copy of what is known; the zero value for nothing.
+func (b *board) of(c *Certificate) Status {
+	if s := b.all[c.label]; s != nil {
+		return *s
+	}
+	return Status{}
 }
