@@ -263,7 +263,7 @@ func (p *publication) late(ca *x509.Certificate) bool {
 
 // upholds tells whether the CA has a part in vouching for the live certificate.
 func (p *publication) upholds(ca *x509.Certificate) bool {
-	chain := append(slices.Clone(p.s.Live.Chain), p.certificates...)
+	chain := append(slices.Clone(p.s.Live.Chain), crossSigned(p.certificates)...)
 	return p.s.Live.Leaf != nil && vouches([]*x509.Certificate{ca}, chain, p.now)
 }
 
@@ -274,6 +274,20 @@ func vouches(roots, chain []*x509.Certificate, now time.Time) bool {
 		now = chain[0].NotBefore
 	}
 	return len(roots) > 0 && verifyChain(chain, Trust{Roots: roots}, now) == nil
+}
+
+// crossSigned are those of the CAs, few, that can stand between a certificate and
+// another CA: one that issued itself cannot, and with many of one subject it would
+// be tried for each of them.
+func crossSigned(list []*x509.Certificate) []*x509.Certificate {
+	const most = 16
+	var out []*x509.Certificate
+	for _, ca := range list {
+		if len(out) < most && !bytes.Equal(ca.RawSubject, ca.RawIssuer) {
+			out = append(out, ca)
+		}
+	}
+	return out
 }
 
 func contains(list []*x509.Certificate, ca *x509.Certificate) bool {
@@ -287,6 +301,9 @@ func parseBundle(data []byte, most int) ([]*x509.Certificate, error) {
 		return nil, fmt.Errorf("it has %d octets, more than %d", len(data), maxBundle)
 	}
 	all, err := parseCertificates(data)
+	if err == nil {
+		err = affordable(all)
+	}
 	if err != nil {
 		return nil, err
 	}

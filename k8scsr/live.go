@@ -58,6 +58,10 @@ func ReadChain(certificate []byte) Live {
 		live.Problem = "its certificate does not parse: " + err.Error()
 		return live
 	}
+	if err := affordable(chain); err != nil {
+		live.Problem = "its chain cannot be checked: " + err.Error()
+		return live
+	}
 	live.Leaf, live.Chain = chain[0], chain
 	return live
 }

@@ -179,10 +179,8 @@ func commonNames(leaf *x509.Certificate) []string {
 // whose signatures are expensive to verify are refused first: crypto/x509 sets
 // no limit.
 func linked(certs []*x509.Certificate) error {
-	for i, cert := range certs {
-		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > maxRSA {
-			return refuse(TooLarge, "certificate %d of the chain has an RSA key of %d bits, more than %d", i+1, key.N.BitLen(), maxRSA)
-		}
+	if err := affordable(certs); err != nil {
+		return refuse(TooLarge, "of the chain, %v", err)
 	}
 	for i, issuer := range certs[1:] {
 		var err error
@@ -191,6 +189,16 @@ func linked(certs []*x509.Certificate) error {
 			return err == nil
 		}) {
 			return refuse(Untrusted, "certificate %d of the chain signed none of those before it: %v", i+2, err)
+		}
+	}
+	return nil
+}
+
+// affordable refuses keys whose signatures take seconds and more to verify.
+func affordable(certs []*x509.Certificate) error {
+	for i, cert := range certs {
+		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > maxRSA {
+			return fmt.Errorf("certificate %d has an RSA key of %d bits, more than %d", i+1, key.N.BitLen(), maxRSA)
 		}
 	}
 	return nil

@@ -108,8 +108,9 @@ type Issuer struct {
 
 	leftoversAt time.Time // when they were looked for last
 
-	rounds map[string]*peerRound                               // by the certificate's label
-	lookup func(context.Context, string) ([]netip.Addr, error) // nil: the system's
+	rounds         map[string]*peerRound // by the certificate's label
+	peersRestUntil time.Time
+	lookup         func(context.Context, string) ([]netip.Addr, error) // nil: the system's
 
 	board board // what is known, for those who do not wait
 

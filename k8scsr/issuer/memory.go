@@ -81,11 +81,17 @@ func (i *Issuer) forget(look *outlook) {
 }
 
 // recall is what was remembered of a certificate, which is then forgotten; nil:
-// it is to be read. What is at rest is read anew once in lookEvery.
+// it is to be read. What is at rest is read anew once in lookEvery, and what waits
+// for a signer once in the interval.
 func (i *Issuer) recall(c *Certificate, look *outlook, now time.Time) *observation {
 	flight, rest := look.flight, look.rest
 	i.forget(look)
+	old := func(readAt time.Time, every time.Duration) bool {
+		return now.Sub(readAt) >= every*9/10 || now.Before(readAt)
+	}
 	switch {
+	case flight != nil && old(flight.readAt, i.interval):
+		return nil
 	case flight != nil:
 		if csr := i.arrived(c.label); csr != nil && csr.Name == flight.csr.Name && csr.UID == flight.csr.UID {
 			flight.csr = csr
@@ -93,7 +99,7 @@ func (i *Issuer) recall(c *Certificate, look *outlook, now time.Time) *observati
 			flight.csrName = "" // read it
 		}
 		return flight
-	case rest == nil || now.Sub(rest.readAt) >= i.lookEvery*9/10 || now.Before(rest.readAt):
+	case rest == nil || old(rest.readAt, i.lookEvery):
 		return nil
 	}
 	o := &observation{readAt: rest.readAt, keyKept: true}
@@ -203,7 +209,27 @@ type Memory struct {
 type handedOver struct {
 	keys    SecretKeys
 	rest    *atRest
-	cleared bool
+	cleared cleared
+}
+
+// cleared tells that no request of an earlier attempt was open while NAME-next was
+// as it is: each attempt begins with a write to it.
+type cleared struct {
+	known   bool
+	version string // of NAME-next; "" while there is none
+}
+
+func versionOf(s *corev1.Secret) string {
+	if s == nil {
+		return ""
+	}
+	return s.ResourceVersion
+}
+
+// at tells whether it is known of NAME-next as it is; where that is gone, its
+// record is gone too, and everything is asked anew.
+func (c cleared) at(next *corev1.Secret) bool {
+	return c.known && next != nil && c.version == next.ResourceVersion
 }
 
 // take moves what is remembered to a new Issuer.

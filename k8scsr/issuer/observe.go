@@ -114,7 +114,7 @@ func (i *Issuer) observeRequests(ctx context.Context, c *Certificate, o *observa
 		o.Request = &r
 		return nil
 	}
-	if look.cleared && o.next != nil {
+	if look.cleared.at(o.next) {
 		return i.observeBudget(ctx, c, o, now)
 	}
 	selector := labels.Set{LabelCertificate: c.label}.String()
@@ -131,7 +131,7 @@ func (i *Issuer) observeRequests(ctx context.Context, c *Certificate, o *observa
 	if err := i.checkOrphans(ctx, c, o); err != nil {
 		return err
 	}
-	look.cleared = len(own) == 0
+	look.cleared = cleared{len(own) == 0, versionOf(o.next)}
 	return i.observeBudget(ctx, c, o, now)
 }
 

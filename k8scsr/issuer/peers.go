@@ -27,6 +27,11 @@ const (
 	maxPeers         = 256       // addresses of one certificate
 	firstPeerPause   = 5 * time.Second
 	longestPeerPause = 5 * time.Minute
+	// Asking takes no more than a fifth of the time: after it, no peers are asked
+	// for four times as long as it took.
+	peersShare    = 4
+	peersRestMost = peersShare * (peerRoundTimeout + peerTimeout)
+
 	// MaxPeerNames is how many peers a certificate may name.
 	MaxPeerNames = 32
 )
@@ -53,20 +58,30 @@ func (i *Issuer) observePeers(ctx context.Context, c *Certificate, o *observatio
 	if round == nil || round.about != about {
 		round = &peerRound{about: about, since: now}
 	}
+	if until := i.peersRestUntil; now.Before(until) && until.Sub(now) <= peersRestMost && !now.Before(round.nextAt) {
+		round.nextAt = until
+		i.keepRound(c, round)
+	}
 	if !now.Before(round.nextAt) || round.nextAt.Sub(now) > longestPeerPause {
 		peers := i.askPeers(ctx, c)
 		if ctx.Err() != nil {
 			return // cut short: what was seen says nothing
 		}
+		// Peers that give no answer take time that renewals need.
+		i.peersRestUntil = i.now().Add(peersShare * i.now().Sub(now))
 		round.peers = peers
 		round.pause = min(max(2*round.pause, firstPeerPause), longestPeerPause)
 		round.nextAt = now.Add(round.pause)
-		if i.rounds == nil {
-			i.rounds = map[string]*peerRound{}
-		}
-		i.rounds[c.label] = round
+		i.keepRound(c, round)
 	}
 	o.Peers, o.PeersSince, o.PeersAt = round.peers, round.since, round.nextAt
+}
+
+func (i *Issuer) keepRound(c *Certificate, round *peerRound) {
+	if i.rounds == nil {
+		i.rounds = map[string]*peerRound{}
+	}
+	i.rounds[c.label] = round
 }
 
 // askPeers asks every address of every peer once, a handful at a time.

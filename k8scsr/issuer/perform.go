@@ -32,9 +32,10 @@ func (i *Issuer) perform(ctx context.Context, c *Certificate, o *observation, st
 	case k8scsr.RecordRequester, k8scsr.RecordRequest:
 		return i.writeNext(ctx, c, o, step.Record, o.key.pem)
 	case k8scsr.DropPending:
-		i.outlooks[c.label].cleared = step.Event != nil && !step.Event.Warning
 		o.csr, o.csrName = nil, ""
-		return i.writeNext(ctx, c, o, step.Record, nil)
+		err := i.writeNext(ctx, c, o, step.Record, nil)
+		i.outlooks[c.label].cleared = cleared{err == nil && step.Event != nil && !step.Event.Warning, versionOf(o.next)}
+		return err
 	case k8scsr.CreateRequest:
 		if err := i.spend(ctx, c, o, now); err != nil {
 			return err

@@ -21,13 +21,13 @@ import (
 type outlook struct {
 	pace     k8scsr.Pace
 	findings []k8scsr.Finding
-	err      error         // of the last look; nil: it worked
-	seen     version       // of the request that it waits for
-	flight   *observation  // see remember
-	rest     *atRest       // see remember
-	made     madeRequest   // see [k8scsr.State.Made]
-	line     uint64        // sum of the last log line
-	cleared  bool          // no request of an earlier attempt was left when NAME-next was last seen; where that is gone, its record is, too
+	err      error        // of the last look; nil: it worked
+	seen     version      // of the request that it waits for
+	flight   *observation // see remember
+	rest     *atRest      // see remember
+	made     madeRequest  // see [k8scsr.State.Made]
+	line     uint64       // sum of the last log line
+	cleared  cleared
 	period   time.Duration // from one renewal to the next, as was granted; 0 where that is not known
 
 	settled  bool      // an answer of the API can be taken as it is; see tooSoon
