@@ -1,8 +1,15 @@
 package k8scsr
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"slices"
 	"strings"
 	"testing"
@@ -316,4 +323,27 @@ func (w *world) by(ca *authority) {
 func (w *world) also(ca *authority) {
 	w.Trust = Trust{Roots: append(slices.Clone(w.Trust.Roots), ca.cert), PEM: append(slices.Clone(w.Trust.PEM), toPEM(ca.cert)...)}
 	w.Live.CA = w.Trust.PEM
+}
+
+// TestMonstrousKeysAreRefused: a signature under a key of half a million bits takes
+// minutes to verify, and a bundle has room for larger ones.
+func TestMonstrousKeysAreRefused(t *testing.T) {
+	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	modulus := new(big.Int).SetBit(big.NewInt(1), 16383, 1)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ca"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &rsa.PublicKey{N: modulus, E: 65537}, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	const want = "certificate 1 has an RSA key of 16384 bits, more than 8192"
+	if _, err := ParseTrust(text); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("as trust: %v", err)
+	}
+	if live := ReadChain(text); !strings.Contains(live.Problem, want) || live.Leaf != nil {
+		t.Errorf("as what is stored: %q", live.Problem)
+	}
 }

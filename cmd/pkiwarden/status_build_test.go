@@ -81,7 +81,9 @@ func TestStatusNobodyLeads(t *testing.T) {
 
 func TestStatesOfCertificates(t *testing.T) {
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	step := func(kind k8scsr.Kind, reason string) issuer.StepStatus { return issuer.StepStatus{Kind: kind, Reason: reason} }
+	step := func(kind k8scsr.Kind, reason string) issuer.StepStatus {
+		return issuer.StepStatus{Kind: kind, Reason: reason}
+	}
 	for _, tt := range []struct {
 		given         issuer.Status
 		state, reason string

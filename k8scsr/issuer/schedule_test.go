@@ -524,3 +524,49 @@ func TestLongRoundsAreCut(t *testing.T) {
 		t.Errorf("%q, want %q", order, want)
 	}
 }
+
+// TestAwaitedSignerHidesNothing: while a signer does not answer, what becomes of
+// the pair in use is seen within a minute as ever.
+func TestAwaitedSignerHidesNothing(t *testing.T) {
+	c := newCluster(t)
+	s := c.process("pod-a").issuer(vaultTLS())
+	s.watching.Store(true)
+	s.until(t)
+	for _, csr := range c.csrs() {
+		s.noteRequest(csr)
+	}
+	s.until(t)
+	c.sign = nil
+	c.now = c.now.Add(17 * time.Hour)
+	s.until(t)
+	if len(s.findings) != 0 || s.Status()[0].Request == "" {
+		t.Fatalf("a renewal is not under way: findings %s", s.rules())
+	}
+	delete(c.objects, "secrets/vault/vault-tls")
+	c.now = c.now.Add(time.Minute)
+	if s.until(t); !strings.Contains(s.rules(), k8scsr.RuleMissing) {
+		t.Errorf("a minute after it was deleted: findings %q", s.rules())
+	}
+}
+
+// TestRecordIsPutBack: somebody puts NAME-next back as it was before an attempt.
+// The request that is open is found all the same, and there is no second one.
+func TestRecordIsPutBack(t *testing.T) {
+	c := newCluster(t)
+	s := c.process("pod-a").issuer(vaultTLS(func(c *Certificate) { c.Spec.Approve = false }))
+	s.until(t)
+	if len(c.csrs()) != 1 {
+		t.Fatalf("%d requests", len(c.csrs()))
+	}
+	c.edit("vault-tls-next", func(s *corev1.Secret) {
+		s.Data = nil
+		s.Annotations[AnnotationRecord] = `{"version":1}`
+	})
+	for range 5 {
+		c.now = c.now.Add(time.Minute)
+		s.until(t)
+	}
+	if len(c.csrs()) != 1 || !strings.Contains(s.Status()[0].Step.Reason, "is no longer wanted, but still open") {
+		t.Errorf("%d requests; %s", len(c.csrs()), s.Status()[0].Step.Reason)
+	}
+}

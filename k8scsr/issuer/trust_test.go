@@ -347,3 +347,40 @@ func TestPeersMustBeAddresses(t *testing.T) {
 		}
 	}
 }
+
+// TestSilentPeersTakeAFifth: asking peers that do not answer leaves four fifths of
+// the time to everything else, however many certificates have such peers.
+func TestSilentPeersTakeAFifth(t *testing.T) {
+	c := newCluster(t)
+	fleet := fleet(5)
+	for n := range fleet {
+		fleet[n].Spec.Peers, fleet[n].Spec.Settle = []string{"gone.example:8200"}, time.Minute
+		fleet[n].Trust = vaultTLS().Trust
+	}
+	c.mayOpen = len(fleet)
+	s := c.process("pod-a").issuer(fleet...)
+	var asking time.Duration
+	s.lookup = func(context.Context, string) ([]netip.Addr, error) {
+		const silence = 10 * time.Second
+		asking += silence
+		c.now = c.now.Add(silence)
+		return nil, &net.DNSError{Err: "i/o timeout"}
+	}
+	s.until(t)
+	next := newAuthority(t)
+	c.ca = next
+	c.trusts(next)
+	start := c.now
+	for c.now.Sub(start) < 30*time.Minute {
+		c.now = c.now.Add(time.Second)
+		s.until(t)
+	}
+	if passed := c.now.Sub(start); asking == 0 || asking > passed/4 {
+		t.Errorf("%v of %v were spent asking", asking, passed)
+	}
+	for _, status := range s.Status() {
+		if status.Trust.State != k8scsr.ChangePeers {
+			t.Errorf("%s: %s, want it to await its peers", status.Name, status.Trust.State)
+		}
+	}
+}
