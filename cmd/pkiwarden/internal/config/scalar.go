@@ -74,7 +74,11 @@ var userinfo = regexp.MustCompile(`://.*@`)
 // quote shortens what is too long for a message.
 func quote(s string) string {
 	const most = 60
-	// Messages go to logs: the user and password of an address do not.
+	// Messages go to logs: a key that was pasted where its name belongs does not,
+	// nor do the user and password of an address.
+	if strings.Contains(s, "PRIVATE KEY") {
+		return `"[private key]"`
+	}
 	s = userinfo.ReplaceAllString(s, "://[redacted]@")
 	if utf8.RuneCountInString(s) > most {
 		s = string([]rune(s)[:most]) + "…"

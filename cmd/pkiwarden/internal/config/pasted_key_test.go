@@ -1,0 +1,27 @@
+package config
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestPastedKeyIsNotSaid: somebody puts the CA's key where the name of its entry
+// belongs. The message names the place, and nothing of the key.
+func TestPastedKeyIsNotSaid(t *testing.T) {
+	const secret = "MHcCAQEEIMXtsOSzB"
+	for _, where := range []string{"name", "certificate", "key"} {
+		text := "signers:\n  - name: pkiwarden.io/consul\n    maxLifetime: 720h\n    allow: {dnsNames: [a.example]}\n" +
+			"    caSecret:\n      namespace: pkiwarden\n"
+		for _, entry := range []string{"name", "certificate", "key"} {
+			value := " consul-ca"
+			if entry == where {
+				value = " |\n        -----BEGIN EC PRIVATE KEY-----\n        " + secret + "/cPSaGey3iZh\n        -----END EC PRIVATE KEY-----"
+			}
+			text += "      " + entry + ":" + value + "\n"
+		}
+		_, err := Parse("x.yml", []byte(text), noEnv)
+		if err == nil || !strings.Contains(err.Error(), "caSecret."+where) || strings.Contains(err.Error(), secret[:6]) || !strings.Contains(err.Error(), "[private key]") {
+			t.Errorf("%s: %v", where, err)
+		}
+	}
+}
