@@ -169,10 +169,11 @@ type publication struct {
 	unreadable   bool
 	corrected    bool // the record is to be written anew
 
-	vouched *bool   // the configured trust alone vouches for the live certificate
-	need    *string // what is still expected of the peers; "" for nothing
-	ask     bool    // the peers decide
-	kept    bool    // there are none who could
+	vouched  *bool   // the configured trust alone vouches for the live certificate
+	familiar *bool   // see known
+	need     *string // what is still expected of the peers; "" for nothing
+	ask      bool    // the peers decide
+	kept     bool    // there are none who could
 }
 
 func newPublication(s State, want Spec, now time.Time) *publication {
@@ -240,6 +241,8 @@ func (p *publication) keeps(ca *x509.Certificate) (bool, string) {
 		return false, "it expired " + stamp(ca.NotAfter)
 	case !p.trusted() && p.upholds(ca):
 		return true, "it vouches for the certificate in use"
+	case !p.known() && p.upholds(ca):
+		return true, "clients may know the certificate in use by it alone"
 	case !p.ours(ca):
 		return false, "it vouches for no certificate of ours, and was not published by us"
 	case p.late(ca):
@@ -248,6 +251,19 @@ func (p *publication) keeps(ca *x509.Certificate) (bool, string) {
 		return true, "a peer may present a certificate from it"
 	}
 	return p.peersNeed()
+}
+
+// known tells whether clients have had the time to take up a wanted CA that vouches
+// for the certificate in use, or nothing can be lost. Until then those stay by
+// which they trust it: a CA that was renewed with its key, say, vouches at once
+// for what it never issued.
+func (p *publication) known() bool {
+	if p.familiar == nil {
+		p.familiar = new(p.want.Settle <= 0 || !p.s.Live.Usable(p.now) || slices.ContainsFunc(p.s.Trust.Roots, func(ca *x509.Certificate) bool {
+			return p.holds(ca) && !p.since(ca).Add(p.want.Settle).After(p.now) && p.upholds(ca)
+		}))
+	}
+	return *p.familiar
 }
 
 // late tells whether the CA came after the certificate in use, so that none from

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"net/netip"
 	"slices"
@@ -382,5 +385,50 @@ func TestSilentPeersTakeAFifth(t *testing.T) {
 		if status.Trust.State != k8scsr.ChangePeers {
 			t.Errorf("%s: %s, want it to await its peers", status.Name, status.Trust.State)
 		}
+	}
+}
+
+// TestRenewedCABesideANewOne: the CA in use is replaced by one with its key, which
+// vouches at once for what it never issued, and a new CA comes beside it. The old
+// one stays until clients have had the time to take up the others, and until then
+// nothing from the new CA is published, even where somebody asks for it.
+func TestRenewedCABesideANewOne(t *testing.T) {
+	c := newCluster(t)
+	peer := c.listen()
+	s := c.process("pod-a").issuer(changing(peer.address))
+	s.once(t)
+	peer.takes(c)
+	c.now = c.now.Add(2 * time.Hour)
+	s.once(t)
+
+	old, next := c.ca, newAuthority(t)
+	template := *old.cert
+	template.SerialNumber, template.NotAfter = big.NewInt(77), template.NotAfter.AddDate(5, 0, 0)
+	renewed := &authority{key: old.key, pem: old.sign(t, &template, old.key.Public())}
+	block, _ := pem.Decode(renewed.pem)
+	var err error
+	if renewed.cert, err = x509.ParseCertificate(block.Bytes); err != nil {
+		t.Fatal(err)
+	}
+	c.trusts(renewed, next)
+	c.ca = next // the signer has it already
+	c.now = c.now.Add(time.Minute)
+	s.once(t)
+	if !c.publishes(renewed, next, old) {
+		t.Fatalf("the old CA is gone at once\n%s", &s.log)
+	}
+	before := c.leaf()
+	c.now = c.now.Add(10 * time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if got, _ := c.process("pod-b").issuer(changing(peer.address)).Renew(ctx, RenewRequest{Force: true}); !c.leaf().Equal(before) || !strings.Contains(got[0].Step.Reason, "for clients to take up CA") {
+		t.Errorf("a minute after the new CA was published: %+v", got[0].Step)
+	}
+	c.now = c.now.Add(6 * time.Minute)
+	s.once(t)
+	c.now = c.now.Add(time.Minute)
+	s.once(t)
+	if !c.publishes(renewed, next) {
+		t.Errorf("the old CA stays: %s", s.Status()[0].Trust.Reason)
 	}
 }
