@@ -91,7 +91,7 @@ func (f *fake) client() *api.Client {
 
 func (f *fake) vault() *vaultpki.Vault {
 	f.t.Helper()
-	v, err := vaultpki.New(vaultpki.Options{Client: f.client(), Timeout: 2 * time.Second, SlowTimeout: 2 * time.Second})
+	v, err := vaultpki.New(vaultpki.Options{Client: f.client(), Timeout: 20 * time.Second, SlowTimeout: 20 * time.Second})
 	if err != nil {
 		f.t.Fatal(err)
 	}
