@@ -272,13 +272,13 @@ func (c *Certificate) about(o *outlook) corev1.ObjectReference {
 }
 
 // isAbout keeps which object that is.
-func (l *outlook) isAbout(o *observation) {
-	l.about, l.aboutNext = "", o.live == nil && o.next != nil
+func (o *outlook) isAbout(seen *observation) {
+	o.about, o.aboutNext = "", seen.live == nil && seen.next != nil
 	switch {
-	case o.live != nil:
-		l.about = o.live.UID
-	case o.next != nil:
-		l.about = o.next.UID
+	case seen.live != nil:
+		o.about = seen.live.UID
+	case seen.next != nil:
+		o.about = seen.next.UID
 	}
 }
 
