@@ -245,7 +245,7 @@ func Newest(folder string) (day time.Time, rows []Row, err error) {
 }
 
 // QuotedSizes are those that results need which the README quotes.
-var QuotedSizes = []int{100, 1000, 10000}
+var QuotedSizes = []int{100, 1000}
 
 // Quotable is nil where the README may quote the results: they are of all those
 // sizes, and nothing was wrong.
