@@ -63,15 +63,26 @@ func (l listFolder) write(name string, content []byte) {
 	}
 }
 
-// sign writes a list in DER.
+// sign writes a list in DER. An ECDSA signature in DER has from about 66 to 72
+// bytes, by chance: of P-256, only one of 71 is taken, so that the list has the
+// same size in each run.
 func (l listFolder) sign(name string, list x509.RevocationList, cert *x509.Certificate, key crypto.Signer) []byte {
 	l.Helper()
-	der, err := x509.CreateRevocationList(rand.Reader, &list, cert, key)
-	if err != nil {
-		l.Fatal(err)
+	for {
+		der, err := x509.CreateRevocationList(rand.Reader, &list, cert, key)
+		if err != nil {
+			l.Fatal(err)
+		}
+		signed, err := x509.ParseRevocationList(der)
+		if err != nil {
+			l.Fatal(err)
+		}
+		if signed.SignatureAlgorithm == x509.ECDSAWithSHA256 && len(signed.Signature) != 71 {
+			continue
+		}
+		l.write(name, der)
+		return der
 	}
-	l.write(name, der)
-	return der
 }
 
 // unsigned writes a list that crypto/x509 would not make.
