@@ -152,13 +152,9 @@ func (i *Issuer) budget(signer string) k8scsr.Budget {
 		return b
 	}
 	var periods []time.Duration
-	for _, c := range i.certificates {
-		if c.Spec.Signer == signer {
-			period := c.Spec.Period(k8scsr.Live{})
-			if granted := i.outlooks[c.label].period; granted > 0 {
-				period = min(period, granted)
-			}
-			periods = append(periods, period)
+	for n := range i.outlooks {
+		if o := &i.outlooks[n]; o.signer == signer {
+			periods = append(periods, o.period)
 		}
 	}
 	i.budgets[signer] = k8scsr.BudgetFor(periods)
@@ -180,7 +176,7 @@ func (i *Issuer) spend(ctx context.Context, c *Certificate, o *observation, now 
 		return nil
 	}
 	next := b.ledger.Spend(c.Spec.Signer, c.label, c.Namespace+"/"+c.Secret, o.Pending.CSRName, now)
-	ahead := b.countAhead(len(i.certificates), now)
+	ahead := b.countAhead(len(i.outlooks), now)
 	if b.ahead[c.Spec.Signer] > 0 {
 		b.ledger = next
 		b.ahead[c.Spec.Signer]--

@@ -380,7 +380,7 @@ func (p *process) issuer(certificates ...Certificate) *subject {
 	p.cluster.t.Helper()
 	s := &subject{registry: prometheus.NewPedanticRegistry()}
 	var err error
-	s.Issuer, err = New(Options{Client: p.client(), Certificates: certificates, Registerer: s.registry,
+	s.Issuer, err = New(Options{Client: p.client(), Certificates: List(certificates), Registerer: s.registry,
 		Now: func() time.Time { return p.cluster.now }, Log: slog.New(slog.NewTextHandler(&s.log, nil)),
 		Report: func(f []k8scsr.Finding) { s.findings = f }})
 	if err != nil {

@@ -264,7 +264,7 @@ func (k eventKey) name() string {
 // Secret; where there is none yet, NAME-next; and where there is not that
 // either, the live Secret by the name that it will have.
 func (c *Certificate) about(o *outlook) corev1.ObjectReference {
-	ref := corev1.ObjectReference{Kind: "Secret", APIVersion: "v1", Namespace: c.Namespace, Name: c.Secret, UID: o.about}
+	ref := corev1.ObjectReference{Kind: "Secret", APIVersion: "v1", Namespace: c.Namespace, Name: c.Secret, UID: types.UID(o.about)}
 	if o.aboutNext {
 		ref.Name = c.nextName()
 	}
@@ -276,20 +276,21 @@ func (o *outlook) isAbout(seen *observation) {
 	o.about, o.aboutNext = "", seen.live == nil && seen.next != nil
 	switch {
 	case seen.live != nil:
-		o.about = seen.live.UID
+		o.about = string(seen.live.UID)
 	case seen.next != nil:
-		o.about = seen.next.UID
+		o.about = string(seen.next.UID)
 	}
 }
 
 // tell says what a look at a certificate brought: what was done, and what is
 // wrong, each of the latter when it is new or changed, and twice an hour.
-func (i *Issuer) tell(c *Certificate, o *outlook, done []k8scsr.Event) {
+func (i *Issuer) tell(c *Certificate, found []k8scsr.Finding, done []k8scsr.Event) {
+	o, now := i.outlook(c), i.now()
 	for _, event := range done {
 		i.events.say(c.about(o), event)
 	}
-	now, said := i.now(), map[k8scsr.Event]time.Time{}
-	for _, f := range o.findings {
+	var said map[k8scsr.Event]time.Time
+	for _, f := range found {
 		event, told := f.Event()
 		if !told {
 			continue
@@ -298,6 +299,9 @@ func (i *Issuer) tell(c *Certificate, o *outlook, done []k8scsr.Event) {
 		if !before || now.Sub(at) >= sayAgain || now.Before(at) {
 			i.events.say(c.about(o), event)
 			at = now
+		}
+		if said == nil {
+			said = map[k8scsr.Event]time.Time{}
 		}
 		said[event] = at
 	}

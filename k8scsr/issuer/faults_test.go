@@ -90,7 +90,7 @@ func TestSplitBrain(t *testing.T) {
 		}
 		// The first instance observed; the second acts; the first writes.
 		slow := c.process("pod-a").issuer(vaultTLS())
-		cert := slow.certificates[0]
+		cert := slow.certificate(0)
 		o, err := slow.observe(context.Background(), cert, nil, c.now)
 		if err != nil {
 			t.Fatal(err)
@@ -115,18 +115,18 @@ func TestLeadersCross(t *testing.T) {
 		t.Fatal("the old leader finished")
 	}
 	slow := c.process("pod-a").issuer(vaultTLS())
-	o, err := slow.observe(context.Background(), slow.certificates[0], nil, c.now)
+	o, err := slow.observe(context.Background(), slow.certificate(0), nil, c.now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	step := k8scsr.Next(o.State, slow.certificates[0].Spec, c.now)
+	step := k8scsr.Next(o.State, slow.certificate(0).Spec, c.now)
 
 	preparing := c.process("pod-b")
 	preparing.killAfter = 1
 	if _, err := preparing.issuer(vaultTLS()).Once(context.Background()); err == nil {
 		t.Fatal("the new leader finished")
 	}
-	if err := slow.perform(context.Background(), slow.certificates[0], o, step, c.now); err != nil {
+	if err := slow.perform(context.Background(), slow.certificate(0), o, step, c.now); err != nil {
 		t.Fatal(err)
 	}
 	s := c.process("pod-b").issuer(vaultTLS())

@@ -2,10 +2,10 @@
 // CertificateSigningRequest API and keeps them in Secrets.
 //
 // It observes, asks package k8scsr for the one next step, does exactly that, and
-// observes again. It keeps no state of its own: whatever another instance, a
-// crash or an hour's absence left behind, it goes on from there. Two instances
-// at once do no harm, since every write is compare-and-swap; they only waste
-// requests.
+// goes on from what the API answered. What it remembers only saves requests:
+// whatever another instance, a crash or an hour's absence left behind, it goes on
+// from there. Two instances at once do no harm, since every write is
+// compare-and-swap; they only waste requests.
 package issuer
 
 import (
@@ -47,6 +47,7 @@ type Certificate struct {
 	NamesFrom     []NameSource // whose names are added to the Spec's, as they are at each look
 	ClusterDomain string       // of the names drawn from Services and StatefulSets; default cluster.local
 
+	n       int // its number
 	label   string
 	unnamed []k8scsr.Finding // why the names of NamesFrom are not known
 }
@@ -54,7 +55,7 @@ type Certificate struct {
 // Options describe an Issuer.
 type Options struct {
 	Client       kubernetes.Interface
-	Certificates []Certificate
+	Certificates Certificates          // default: none
 	Namespace    string                // where a Certificate names none
 	Memory       *Memory               // of the Issuer before this one in the same process; default: none
 	State        State                 // keeps the record of requests; default: none, and the signers have no budget
@@ -75,31 +76,34 @@ type Options struct {
 
 // Issuer does the cluster's work for a set of certificates.
 type Issuer struct {
-	client       kubernetes.Interface
-	memory       *Memory // nil: none
-	state        State   // nil: none
-	certificates []*Certificate
-	interval     time.Duration
-	lookEvery    time.Duration // between two looks at one certificate that read it
-	log          *slog.Logger
-	registerer   prometheus.Registerer
-	now          func() time.Time
-	chance       func() float64
-	report       func([]k8scsr.Finding)
-	published    func(name string)
-	metrics      *metrics
-	events       *events
+	client     kubernetes.Interface
+	memory     *Memory // nil: none
+	state      State   // nil: none
+	given      Certificates
+	namespace  string
+	numbers    map[string]int32 // of the certificates, by label
+	interval   time.Duration
+	lookEvery  time.Duration // between two looks at one certificate that read it
+	log        *slog.Logger
+	registerer prometheus.Registerer
+	now        func() time.Time
+	chance     func() float64
+	report     func([]k8scsr.Finding)
+	published  func(name string)
+	metrics    *metrics
+	events     *events
 
-	mu         sync.Mutex          // held by Once
-	identity   k8scsr.Identity     // ours
-	identityAt time.Time           // when it was found
-	books      *books              // nil: not yet opened
-	outlooks   map[string]*outlook // by the certificate's label; its keys never change
-	underWay   int                 // outlooks that hold a flight
-	goesOn     bool                // the round under way is one of many
+	mu         sync.Mutex      // held by Once
+	identity   k8scsr.Identity // ours
+	identityAt time.Time       // when it was found
+	books      *books          // nil: not yet opened
+	outlooks   []outlook       // by the certificate's number; their labels never change
+	look       under           // way
+	underWay   int             // outlooks that hold a flight
+	goesOn     bool            // the round under way is one of many
 
 	trusts   map[string]trustRead // as the Once under way read them
-	trusted  map[string]string    // their content, as it was last
+	followed []*followed          // each source once
 	trustsAt time.Time
 	budgets  map[string]k8scsr.Budget // of the signers, in the Once under way
 
@@ -126,7 +130,10 @@ func New(o Options) (*Issuer, error) {
 	i := &Issuer{
 		client: o.Client, memory: o.Memory, state: o.State, interval: cmp.Or(o.Interval, time.Minute), log: o.Log, registerer: o.Registerer,
 		now: o.Now, report: o.Report, published: o.Published, chance: o.Chance,
-		outlooks: map[string]*outlook{}, awaited: map[string]*awaited{}, trusts: map[string]trustRead{}, trusted: map[string]string{},
+		given: o.Certificates, namespace: o.Namespace, awaited: map[string]*awaited{}, trusts: map[string]trustRead{},
+	}
+	if i.given == nil {
+		i.given = List(nil)
 	}
 	i.metrics = newMetrics(&i.board)
 	if i.log == nil {
@@ -149,29 +156,13 @@ func New(o Options) (*Issuer, error) {
 	if o.Client == nil {
 		problems = append(problems, errors.New("making issuer: it has no Kubernetes client"))
 	}
-	names, secrets := map[string]bool{}, map[string]string{}
-	for _, given := range o.Certificates {
-		c := given
-		c.Spec = c.Spec.WithDefaults()
-		c.Namespace = cmp.Or(c.Namespace, o.Namespace)
-		c.setDefaults()
-		problems = append(problems, c.validate()...)
-		if names[c.Spec.Name] {
-			problems = append(problems, fmt.Errorf("certificate %q: there are two of this name", c.Spec.Name))
-		}
-		if other, taken := secrets[c.label]; taken {
-			problems = append(problems, fmt.Errorf("certificate %q: Secret %s/%s is that of certificate %q already", c.Spec.Name, c.Namespace, c.Secret, other))
-		}
-		names[c.Spec.Name], secrets[c.label] = true, c.Spec.Name
-		i.certificates = append(i.certificates, &c)
-		i.outlooks[c.label] = &outlook{}
-	}
+	problems = append(problems, i.enlist()...)
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
 	}
 	i.memory.take(i)
 	each := time.Duration(readsPerLook / cmp.Or(o.Reads, 2) * float64(time.Second))
-	i.lookEvery = max(i.interval, time.Duration(len(i.certificates))*each)
+	i.lookEvery = max(i.interval, time.Duration(len(i.outlooks))*each)
 	if i.registerer != nil {
 		if err := i.metrics.register(i.registerer); err != nil {
 			return nil, err
@@ -208,7 +199,9 @@ func (c *Certificate) setDefaults() {
 		c.NamesFrom[n].Namespace = cmp.Or(c.NamesFrom[n].Namespace, c.Namespace)
 	}
 	c.Spec.NamesFollow = len(c.NamesFrom) > 0
-	c.label = labelFor(c.Namespace, c.Secret)
+	if c.label == "" {
+		c.label = labelFor(c.Namespace, c.Secret)
+	}
 }
 
 func (c *Certificate) validate() []error {
@@ -247,7 +240,7 @@ func (c *Certificate) validate() []error {
 }
 
 // maxSteps bounds how far one certificate is brought in one go; a whole renewal
-// is nine writes.
+// is five writes.
 const maxSteps = 20
 
 // contended is when to look again after others kept changing what we read.
@@ -260,7 +253,7 @@ func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, f
 	if c, err = i.named(ctx, c); err != nil {
 		return time.Time{}, nil, err
 	}
-	look := i.outlooks[c.label]
+	look := i.outlook(c)
 	o := i.recall(c, look, i.now())
 	for range maxSteps {
 		now := i.now()
@@ -279,8 +272,8 @@ func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, f
 		}
 		findings = k8scsr.Findings(o.State, c.Spec, now)
 		step := k8scsr.Next(o.State, c.Spec, now)
-		if look.decided != nil {
-			look.decided(c.Spec, o.State, step, now)
+		if i.look.decided != nil {
+			i.look.decided(c.Spec, o.State, step, now)
 		}
 		i.say(c, step)
 		i.board.observed(c, o, step, now)
@@ -296,7 +289,7 @@ func (i *Issuer) advance(ctx context.Context, c *Certificate) (next time.Time, f
 		case err == nil:
 			i.metrics.count(step.Result)
 			if step.Event != nil {
-				look.done = append(look.done, *step.Event)
+				i.look.done = append(i.look.done, *step.Event)
 			}
 		case changedMeanwhile(err):
 			i.log.Debug("changed meanwhile, observing again", "certificate", c.Spec.Name, "step", step.Kind, "error", err)
@@ -316,7 +309,7 @@ var lines = maphash.MakeSeed()
 
 // say logs a step, unless it is the one that was logged last.
 func (i *Issuer) say(c *Certificate, step k8scsr.Step) {
-	line, look := maphash.String(lines, string(step.Kind)+" "+step.Reason), i.outlooks[c.label]
+	line, look := maphash.String(lines, string(step.Kind)+" "+step.Reason), i.outlook(c)
 	if look.line == line {
 		return
 	}

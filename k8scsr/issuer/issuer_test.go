@@ -86,7 +86,7 @@ func TestMetricsAreRegisteredOnceAndRemoved(t *testing.T) {
 	c := newCluster(t)
 	s := c.process("pod-a").issuer(vaultTLS())
 	s.once(t)
-	o := Options{Client: c.process("pod-b").client(), Certificates: []Certificate{vaultTLS()}, Registerer: s.registry}
+	o := Options{Client: c.process("pod-b").client(), Certificates: List{vaultTLS()}, Registerer: s.registry}
 	if _, err := New(o); err == nil {
 		t.Fatal("two issuers share one registry")
 	}
@@ -311,7 +311,7 @@ func TestKeysStayHidden(t *testing.T) {
 }
 
 func TestNewTellsEveryProblem(t *testing.T) {
-	_, err := New(Options{Client: newCluster(t).process("a").client(), Certificates: []Certificate{
+	_, err := New(Options{Client: newCluster(t).process("a").client(), Certificates: List{
 		vaultTLS(),
 		vaultTLS(func(c *Certificate) { c.Trust.File = "/x" }),
 		{Spec: k8scsr.Spec{Name: "bare", DNSNames: []string{"a.example"}}, Keys: SecretKeys{Key: "tls.crt"}},

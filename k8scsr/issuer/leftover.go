@@ -37,7 +37,7 @@ func (i *Issuer) dropLeftovers(ctx context.Context) {
 	}
 	for label, e := range b.ledger.Certificates {
 		namespace, name, ok := strings.Cut(e.Secret, "/")
-		if _, declared := i.outlooks[label]; declared || !ok || label != labelFor(namespace, name) {
+		if i.declared(label) || !ok || label != labelFor(namespace, name) {
 			continue
 		}
 		c := &Certificate{Namespace: namespace, Secret: name, Spec: k8scsr.Spec{Name: e.Secret}}

@@ -3,9 +3,11 @@ package issuer
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/pem"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -39,23 +41,15 @@ type madeRequest struct {
 // atRest is what is remembered of a certificate that waits for its renewal. It
 // holds no key, and nothing of Secrets that have more in them than we write.
 type atRest struct {
-	readAt     time.Time
-	live, next keptSecret
-}
-
-// keptSecret is a Secret but for its key.
-type keptSecret struct {
-	exists       bool
-	uid, version string
-	marks        []string // annotations, names and values in turn
-	chain        []byte   // DER, one certificate after the other
-	ca           []byte   // PEM
+	readAt instant
+	ca     []byte // PEM, of the live Secret; nil: it has none
+	packed []byte // the live Secret, its chain in DER, and NAME-next; see pack
 }
 
 // ownMarks are the annotations that we write.
 const ownMarks = "pkiwarden.io/"
 
-// knownMarks are names that are kept once for all.
+// knownMarks are names that a number stands for where they are packed.
 var knownMarks = []string{AnnotationSigner, AnnotationIssuedAt, AnnotationRequest, AnnotationRecord, AnnotationTrusted}
 
 // remember keeps what the last step left: all of it while the signer of a
@@ -99,17 +93,17 @@ func (i *Issuer) recall(c *Certificate, look *outlook, now time.Time) *observati
 			flight.csrName = "" // read it
 		}
 		return flight
-	case rest == nil || old(rest.readAt, i.lookEvery):
+	case rest == nil || old(rest.readAt.time(), i.lookEvery):
 		return nil
 	}
-	o := &observation{readAt: rest.readAt, keyKept: true}
-	o.live = rest.live.secret(c, c.Secret, c.secretType())
-	o.next = rest.next.secret(c, c.nextName(), corev1.SecretTypeOpaque)
-	if chain := pemOf(rest.live.chain); o.live != nil {
-		o.live.Data = map[string][]byte{c.Keys.Certificate: chain}
-		if rest.live.ca != nil {
-			o.live.Data[c.Keys.CA] = rest.live.ca
-		}
+	o := &observation{readAt: rest.readAt.time(), keyKept: true}
+	packed := rest.packed
+	o.live = c.unpack(&packed, c.Secret, c.secretType())
+	chain := unpackPart(&packed)
+	o.next = c.unpack(&packed, c.nextName(), corev1.SecretTypeOpaque)
+	o.live.Data = map[string][]byte{c.Keys.Certificate: pemOf([]byte(chain))}
+	if rest.ca != nil {
+		o.live.Data[c.Keys.CA] = rest.ca
 	}
 	return o
 }
@@ -120,15 +114,16 @@ func (c *Certificate) rest(o *observation) *atRest {
 		!c.ours(o.live, c.Keys.Certificate, c.Keys.Key, c.Keys.CA) || o.next != nil && !c.ours(o.next) {
 		return nil
 	}
-	r := &atRest{readAt: o.readAt, live: c.store(o.live), next: c.store(o.next)}
+	r := &atRest{readAt: instantOf(o.readAt)}
+	var chain strings.Builder
 	for _, cert := range o.Live.Chain {
-		r.live.chain = append(r.live.chain, cert.Raw...)
+		chain.Write(cert.Raw)
 	}
-	r.live.chain = slices.Clip(r.live.chain)
+	r.packed = bytes.Clone(pack(packPart(pack(nil, o.live), chain.String()), o.next))
 	if ca, has := o.live.Data[c.Keys.CA]; has && bytes.Equal(ca, o.Trust.PEM) {
-		r.live.ca = o.Trust.PEM // most have the same
+		r.ca = o.Trust.PEM // most have the same
 	} else if has {
-		r.live.ca = bytes.Clone(ca)
+		r.ca = bytes.Clone(ca)
 	}
 	return r
 }
@@ -153,35 +148,53 @@ func (c *Certificate) ours(s *corev1.Secret, entries ...string) bool {
 	return true
 }
 
-func (c *Certificate) store(s *corev1.Secret) keptSecret {
+// pack appends a Secret but for its data, its labels, and what the certificate
+// says of it anyway: parts of any length, first how many annotations it has; none
+// of the rest for nil.
+func pack(to []byte, s *corev1.Secret) []byte {
 	if s == nil {
-		return keptSecret{}
+		return packPart(to, "")
 	}
-	out := keptSecret{exists: true, uid: string(s.UID), version: s.ResourceVersion, marks: make([]string, 0, 2*len(s.Annotations))}
+	to = packPart(to, strconv.Itoa(len(s.Annotations)))
+	to = packPart(packPart(to, string(s.UID)), s.ResourceVersion)
 	for name, value := range s.Annotations {
 		if n := slices.Index(knownMarks, name); n >= 0 {
-			name = knownMarks[n]
+			name = strconv.Itoa(n) // all names have a slash
 		}
-		if value == c.Spec.Signer {
-			value = c.Spec.Signer
-		}
-		out.marks = append(out.marks, name, value)
+		to = packPart(packPart(to, name), value)
 	}
-	return out
+	return to
 }
 
-func (s keptSecret) secret(c *Certificate, name string, kind corev1.SecretType) *corev1.Secret {
-	if !s.exists {
+// unpack takes from the front what pack appended.
+func (c *Certificate) unpack(from *[]byte, name string, kind corev1.SecretType) *corev1.Secret {
+	marks := unpackPart(from)
+	if marks == "" {
 		return nil
 	}
-	out := &corev1.Secret{Type: kind, ObjectMeta: metav1.ObjectMeta{
-		Namespace: c.Namespace, Name: name, UID: types.UID(s.uid), ResourceVersion: s.version, Annotations: map[string]string{},
-	}}
-	for n := 0; n < len(s.marks); n += 2 {
-		out.Annotations[s.marks[n]] = s.marks[n+1]
+	out := &corev1.Secret{Type: kind, ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: name, Annotations: map[string]string{}}}
+	out.UID, out.ResourceVersion = types.UID(unpackPart(from)), unpackPart(from)
+	n, _ := strconv.Atoi(marks)
+	for range n {
+		mark := unpackPart(from)
+		if known, err := strconv.Atoi(mark); err == nil {
+			mark = knownMarks[known]
+		}
+		out.Annotations[mark] = unpackPart(from)
 	}
 	c.mark(&out.ObjectMeta)
 	return out
+}
+
+func packPart(to []byte, part string) []byte {
+	return append(binary.AppendUvarint(to, uint64(len(part))), part...)
+}
+
+func unpackPart(from *[]byte) string {
+	length, n := binary.Uvarint(*from)
+	part := string((*from)[n : n+int(length)])
+	*from = (*from)[n+int(length):]
+	return part
 }
 
 // pemOf encodes certificates that follow each other in DER.
@@ -239,9 +252,9 @@ func (m *Memory) take(i *Issuer) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, c := range i.certificates {
-		if h, known := m.rests[c.label]; known && h.keys == c.Keys {
-			look := i.outlooks[c.label]
+	for n := range i.outlooks {
+		look := &i.outlooks[n]
+		if h, known := m.rests[look.label]; known && h.keys == i.certificate(n).Keys {
 			look.rest, look.cleared = h.rest, h.cleared
 		}
 	}
@@ -259,9 +272,9 @@ func (m *Memory) keep(i *Issuer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.rests, m.counts = map[string]handedOver{}, i.events.counts
-	for _, c := range i.certificates {
-		if look := i.outlooks[c.label]; look.rest != nil {
-			m.rests[c.label] = handedOver{c.Keys, look.rest, look.cleared}
+	for n := range i.outlooks {
+		if look := &i.outlooks[n]; look.rest != nil {
+			m.rests[look.label] = handedOver{i.certificate(n).Keys, look.rest, look.cleared}
 		}
 	}
 }

@@ -70,7 +70,7 @@ func (m *metrics) Describe(out chan<- *prometheus.Desc) {
 
 // Collect implements [prometheus.Collector].
 func (m *metrics) Collect(out chan<- prometheus.Metric) {
-	for _, d := range m.board.allDates() {
+	for d := range m.board.allDates() {
 		for desc, at := range map[*prometheus.Desc]time.Time{notBeforeDesc: d.notBefore, notAfterDesc: d.notAfter, renewalDesc: d.due} {
 			out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(at.Unix()), d.certificate)
 		}

@@ -278,7 +278,7 @@ func TestNameSourcesRefused(t *testing.T) {
 	for range 32 {
 		certificate.NamesFrom = append(certificate.NamesFrom, NameSource{KindService, "vault", "x"})
 	}
-	_, err := New(Options{Client: c.process("pod-a").client(), Certificates: []Certificate{certificate}})
+	_, err := New(Options{Client: c.process("pod-a").client(), Certificates: List{certificate}})
 	for _, want := range []string{
 		`certificate "vault-server": namesFrom: kind "Gateway" is none of Service, StatefulSet, Ingress`,
 		`certificate "vault-server": namesFrom: Service: namespace "vault" and name "" must both be given`,

@@ -72,12 +72,12 @@ func (i *Issuer) observe(ctx context.Context, c *Certificate, o *observation, no
 	return o, i.observeRequests(ctx, c, o, now)
 }
 
-// waitsFor is the request under way, as it was seen.
-func (o *observation) waitsFor() version {
+// waitsFor is the request under way, as it was seen; nil: none.
+func (o *observation) waitsFor() *version {
 	if o.Request == nil {
-		return version{}
+		return nil
 	}
-	return version{o.Request.Name, o.Request.ResourceVersion}
+	return &version{o.Request.Name, o.Request.ResourceVersion}
 }
 
 func (o *observation) hinder(f *k8scsr.Finding) {
@@ -89,7 +89,7 @@ func (o *observation) hinder(f *k8scsr.Finding) {
 // observeRequests reads the CSRs: the pending one by its name, or, where a new
 // attempt may begin, all of this certificate's.
 func (i *Issuer) observeRequests(ctx context.Context, c *Certificate, o *observation, now time.Time) error {
-	look, active := i.outlooks[c.label], o.Pending.Active()
+	look, active := i.outlook(c), o.Pending.Active()
 	if c.Spec.Paused || !active && !k8scsr.Due(o.State, c.Spec, now) {
 		return nil
 	}
@@ -104,8 +104,8 @@ func (i *Issuer) observeRequests(ctx context.Context, c *Certificate, o *observa
 		if err := i.getRequest(ctx, o); err != nil {
 			return err
 		}
-		if look.made.name == o.Pending.CSRName {
-			o.Made, o.MadeAt = look.made.uid, look.made.at
+		if made := look.made; made != nil && made.name == o.Pending.CSRName {
+			o.Made, o.MadeAt = made.uid, made.at
 		}
 		if o.csr == nil {
 			return i.observeBudget(ctx, c, o, now)

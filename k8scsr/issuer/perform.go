@@ -33,8 +33,9 @@ func (i *Issuer) perform(ctx context.Context, c *Certificate, o *observation, st
 		return i.writeNext(ctx, c, o, step.Record, o.key.pem)
 	case k8scsr.DropPending:
 		o.csr, o.csrName = nil, ""
+		i.outlook(c).made = nil
 		err := i.writeNext(ctx, c, o, step.Record, nil)
-		i.outlooks[c.label].cleared = cleared{err == nil && step.Event != nil && !step.Event.Warning, versionOf(o.next)}
+		i.outlook(c).cleared = cleared{err == nil && step.Event != nil && !step.Event.Warning, versionOf(o.next)}
 		return err
 	case k8scsr.CreateRequest:
 		if err := i.spend(ctx, c, o, now); err != nil {
@@ -122,7 +123,7 @@ func (i *Issuer) createRequest(ctx context.Context, c *Certificate, o *observati
 	})
 	if err == nil {
 		o.csr, o.csrName = made, made.Name
-		i.outlooks[c.label].made = madeRequest{made.Name, string(made.UID), now}
+		i.outlook(c).made = &madeRequest{made.Name, string(made.UID), now}
 	}
 	return err
 }

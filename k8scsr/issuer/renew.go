@@ -102,12 +102,12 @@ func (i *Issuer) Renew(ctx context.Context, r RenewRequest) ([]Renewal, error) {
 		})
 	}
 	var all []*renewal
-	for _, c := range i.certificates {
-		if len(r.Names) > 0 && !slices.Contains(r.Names, c.Spec.Name) {
+	for n := range i.outlooks {
+		if len(r.Names) > 0 && !slices.Contains(r.Names, i.given.At(n).Spec.Name) {
 			continue
 		}
-		own := *c
-		all = append(all, &renewal{Renewal: Renewal{Certificate: c.Spec.Name, Namespace: c.Namespace, Secret: c.Secret, Paused: c.Spec.Paused}, c: &own})
+		c := i.certificate(n)
+		all = append(all, &renewal{Renewal: Renewal{Certificate: c.Spec.Name, Namespace: c.Namespace, Secret: c.Secret, Paused: c.Spec.Paused}, c: c})
 	}
 	for ctx.Err() == nil {
 		next := time.Time{}
@@ -205,12 +205,9 @@ func (i *Issuer) begin(ctx context.Context, a *renewal, r RenewRequest) (err err
 
 // goOn takes steps, and tells of them.
 func (i *Issuer) goOn(ctx context.Context, a *renewal, r RenewRequest) error {
-	look := i.outlooks[a.c.label]
-	look.decided = a.see
+	i.look = under{decided: a.see}
 	_, found, err := i.advance(ctx, a.c)
-	look.decided, look.findings = nil, found
-	i.tell(a.c, look, look.done)
-	look.done = nil
+	i.tell(a.c, found, i.look.done)
 	a.Findings = found
 	if a.Step.Waits() && a.Step.Kind != k8scsr.Nothing && r.Watch != nil && a.told != a.Step.Reason {
 		a.told = a.Step.Reason

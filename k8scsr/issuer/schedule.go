@@ -12,36 +12,9 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pkiwarden/pkiwarden/k8scsr"
 )
-
-// outlook is what the last look at one certificate left.
-type outlook struct {
-	pace     k8scsr.Pace
-	findings []k8scsr.Finding
-	err      error        // of the last look; nil: it worked
-	seen     version      // of the request that it waits for
-	flight   *observation // see remember
-	rest     *atRest      // see remember
-	made     madeRequest  // see [k8scsr.State.Made]
-	line     uint64       // sum of the last log line
-	cleared  cleared
-	period   time.Duration // from one renewal to the next, as was granted; 0 where that is not known
-
-	settled  bool      // an answer of the API can be taken as it is; see tooSoon
-	deniedAt time.Time // for the first time before that
-
-	about     types.UID                  // of the object that its events are about:
-	aboutNext bool                       // NAME-next
-	done      []k8scsr.Event             // of the steps of the look under way
-	said      map[k8scsr.Event]time.Time // of the findings, and when
-
-	// decided is told each step with what it was decided from: the Spec with the
-	// names drawn from objects, and what was observed at now. Nil: nobody is.
-	decided func(want k8scsr.Spec, s k8scsr.State, step k8scsr.Step, now time.Time)
-}
 
 // version is one version of one request.
 type version struct{ name, resourceVersion string }
@@ -78,20 +51,20 @@ func (i *Issuer) round(ctx context.Context, goesOn bool) (next time.Time, err er
 	i.dropLeftovers(ctx)
 	begun := i.now()
 	next = begun.Add(i.interval)
-	due := i.certificates
 	if goesOn {
 		i.followTrust(ctx, begun)
-		due = i.due(begun)
 	}
 	var down error // the API cannot be dialled: the next one would fail alike
-	for _, c := range due {
-		o := i.outlooks[c.label]
+	for _, n := range i.due(begun, !goesOn) {
+		o := &i.outlooks[n]
 		if !goesOn {
 			i.forget(o)
 		} else if i.now().Sub(begun) > roundFor {
 			break // the others' time has come too: they are first in the next round
 		}
+		c := i.certificate(n)
 		at, found, err := time.Time{}, []k8scsr.Finding(nil), down
+		i.look = under{}
 		if down == nil {
 			at, found, err = i.advance(ctx, c)
 		}
@@ -117,8 +90,7 @@ func (i *Issuer) round(ctx context.Context, goesOn bool) (next time.Time, err er
 		}
 		o.findings, o.err = found, err
 		i.board.looked(c, now, o.pace.NextAt, err)
-		i.tell(c, o, o.done)
-		o.done = nil
+		i.tell(c, found, i.look.done)
 	}
 	return i.sum(next)
 }
@@ -170,11 +142,11 @@ func (i *Issuer) sum(next time.Time) (time.Time, error) {
 		findings = append(findings, *f)
 	}
 	var errs []error
-	for _, c := range i.certificates {
-		o := i.outlooks[c.label]
+	for n := range i.outlooks {
+		o := &i.outlooks[n]
 		findings = append(findings, o.findings...)
 		if o.err != nil {
-			errs = append(errs, fmt.Errorf("certificate %q: %w", c.Spec.Name, o.err))
+			errs = append(errs, fmt.Errorf("certificate %q: %w", i.given.At(n).Spec.Name, o.err))
 		}
 		if o.pace.NextAt.IsZero() { // the round was over before it was looked at
 			next = earlier(i.now(), next)
@@ -219,22 +191,25 @@ func (i *Issuer) begins(ctx context.Context) {
 	i.checkBooks(ctx)
 }
 
-// due are the certificates to be looked at in a round that begins: first those
-// whose requests were answered, then whoever waits the longest.
-func (i *Issuer) due(now time.Time) []*Certificate {
-	var answered, due []*Certificate
-	for _, c := range i.certificates {
-		o := i.outlooks[c.label]
+// due are the numbers of the certificates to be looked at in a round that begins:
+// first those whose requests were answered, then whoever waits the longest; or
+// simply all.
+func (i *Issuer) due(now time.Time, all bool) []int {
+	var answered, due []int
+	for n := range i.outlooks {
+		o := &i.outlooks[n]
 		switch {
-		case o.err == nil && i.requestChanged(c, o.seen):
-			answered = append(answered, c)
+		case all:
+			due = append(due, n)
+		case o.err == nil && i.requestChanged(o):
+			answered = append(answered, n)
 		case o.pace.Due(now):
-			due = append(due, c)
+			due = append(due, n)
 		}
 	}
-	slices.SortStableFunc(due, func(a, b *Certificate) int {
-		return i.outlooks[a.label].pace.NextAt.Compare(i.outlooks[b.label].pace.NextAt)
-	})
+	if !all {
+		slices.SortStableFunc(due, func(a, b int) int { return i.outlooks[a].pace.NextAt.Compare(i.outlooks[b].pace.NextAt) })
+	}
 	return append(answered, due...)
 }
 
@@ -290,11 +265,14 @@ func (i *Issuer) noteRequest(csr *certificatesv1.CertificateSigningRequest) bool
 // requestChanged tells whether the watch saw another version of the request that
 // was seen last. What it saw while that look was under way is not lost, since
 // the look is compared with it afterwards.
-func (i *Issuer) requestChanged(c *Certificate, seen version) bool {
+func (i *Issuer) requestChanged(o *outlook) bool {
+	if o.seen == nil {
+		return false
+	}
 	i.watched.Lock()
 	defer i.watched.Unlock()
-	a := i.awaited[c.label]
-	return a != nil && a.seen != version{} && a.seen.name == seen.name && a.seen != seen
+	a := i.awaited[o.label]
+	return a != nil && a.seen != version{} && a.seen.name == o.seen.name && a.seen != *o.seen
 }
 
 // arrived is the request as the watch saw it last, nil where it did not.

@@ -42,7 +42,7 @@ func failing(cs *fake.Clientset, prefix string, with func() error) *int {
 func (c *cluster) issuerOn(cs *fake.Clientset, edit func(*Options), certificates ...Certificate) *subject {
 	c.t.Helper()
 	s := &subject{registry: prometheus.NewPedanticRegistry()}
-	o := Options{Client: cs, Certificates: certificates, Registerer: s.registry,
+	o := Options{Client: cs, Certificates: List(certificates), Registerer: s.registry,
 		Now: func() time.Time { return c.now }, Chance: func() float64 { return 0 }, Log: slog.New(slog.NewTextHandler(&s.log, nil)),
 		Report: func(f []k8scsr.Finding) { s.findings = f }}
 	if edit != nil {
@@ -224,7 +224,7 @@ func TestAnswerIsNoticedThroughTheWatch(t *testing.T) {
 				waiting = csr
 			}
 		}
-		looks := func() version { return s.outlooks["vault_vault-tls"].seen }
+		looks := func() version { return *s.outlooks[0].seen }
 		if n := writes(); n != 0 || looks().name != waiting.Name {
 			t.Fatalf("%d writes, waits for %v", n, looks())
 		}

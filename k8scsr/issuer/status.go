@@ -2,10 +2,12 @@ package issuer
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+	"unique"
 
 	"github.com/pkiwarden/pkiwarden/k8scsr"
 )
@@ -45,8 +47,6 @@ type Status struct {
 	DNSNames    []string
 	IPAddresses []string
 	URIs        []string
-
-	dueAt time.Time // RenewAt but for windows that have passed
 }
 
 // StepStatus is what a k8scsr.Step tells.
@@ -56,10 +56,57 @@ type StepStatus struct {
 	LookAgainAt time.Time
 }
 
-// board holds statuses for those who must not wait for a look.
+// board holds what is known for those who must not wait for a look.
 type board struct {
 	mu  sync.Mutex
-	all map[string]*Status // by the certificate's label; what is in it does not change
+	all []noted // by the certificate's number
+}
+
+// noted is a Status in little space: there is one for each certificate.
+type noted struct {
+	name string
+
+	lookedAt, nextAt, observedAt, lookAgainAt instant
+	notBefore, notAfter, renewAt              instant
+	dueAt                                     instant // renewAt but for windows that have passed
+
+	kind   k8scsr.Kind
+	reason string
+	err    error
+
+	change       k8scsr.ChangeState
+	changeReason string
+	authorities  []authorityNote
+
+	hindered, due, adopted bool
+
+	more *notedMore // what most do not have; nil: nothing of it
+}
+
+// authorityNote is an AuthorityStatus in little space.
+type authorityNote struct {
+	authority unique.Handle[authorityShown]
+	published instant
+	wanted    bool
+}
+
+// authorityShown is what is shown of a CA, which most certificates have in common.
+type authorityShown struct {
+	subject, sha256 string
+	notAfter        instant
+}
+
+// notedMore is what is noted of a certificate with which something is going on, or
+// whose names are drawn from objects.
+type notedMore struct {
+	problem, request string
+	failure          *k8scsr.Failure
+	failures         int
+	peers            []k8scsr.PeerStatus
+
+	drawn   bool // names are drawn from objects:
+	unnamed bool // those of some object are missing
+	dns     []string
 }
 
 // dates are those of one stored certificate.
@@ -69,83 +116,115 @@ type dates struct {
 }
 
 // allDates are those of all certificates that are stored.
-func (b *board) allDates() []dates {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	out := make([]dates, 0, len(b.all))
-	for _, s := range b.all {
-		if !s.NotAfter.IsZero() {
-			out = append(out, dates{s.Name, s.NotBefore, s.NotAfter, s.dueAt})
+func (b *board) allDates() iter.Seq[dates] {
+	return func(yield func(dates) bool) {
+		for n := range b.all {
+			b.mu.Lock()
+			s := b.all[n]
+			b.mu.Unlock()
+			if s.notAfter != 0 && !yield(dates{s.name, s.notBefore.time(), s.notAfter.time(), s.dueAt.time()}) {
+				return
+			}
 		}
 	}
-	return out
 }
 
 // Status is what is known of each certificate, by name. It waits for no look
 // and asks nobody. It holds no key.
 func (i *Issuer) Status() []Status {
-	i.board.mu.Lock()
-	defer i.board.mu.Unlock()
-	out := make([]Status, 0, len(i.certificates))
-	for _, c := range i.certificates {
-		s := i.board.of(c)
-		s.Name, s.Namespace, s.Secret, s.Paused = c.Spec.Name, c.Namespace, c.Secret, c.Spec.Paused
-		s.Every = i.lookEvery
-		out = append(out, s)
-	}
+	out := slices.Collect(i.Statuses())
 	slices.SortFunc(out, func(a, b Status) int { return cmp.Compare(a.Name, b.Name) })
 	return out
 }
 
-// observed keeps what a look has found so far, and the step that it decided.
-func (b *board) observed(c *Certificate, o *observation, step k8scsr.Step, now time.Time) {
-	s := Status{
-		Name: c.Spec.Name, ObservedAt: o.readAt, Hindered: len(o.Obstacles) > 0, Due: k8scsr.Due(o.State, c.Spec, now),
-		Problem: o.Live.Problem, Request: o.Pending.CSRName, Failures: o.Pending.Failures,
-		Step:       StepStatus{step.Kind, step.Reason, step.LookAgainAt},
-		Trust:      trustStatus(o.Change(c.Spec, now)),
-		NamesKnown: len(c.unnamed) == 0, DNSNames: c.Spec.DNSNames, URIs: c.Spec.URIs,
-	}
-	if leaf := o.Live.Leaf; leaf != nil {
-		s.Adopted, s.NotBefore, s.NotAfter = !o.Live.Managed, leaf.NotBefore, leaf.NotAfter
-		s.dueAt = c.Spec.RenewalAt(leaf, o.Live.IssuedAt, time.Time{})
-		if o.Live.Problem == "" {
-			s.RenewAt = c.Spec.RenewalAt(leaf, o.Live.IssuedAt, now)
+// Statuses is Status in the order of the certificates, one after the other.
+func (i *Issuer) Statuses() iter.Seq[Status] {
+	return func(yield func(Status) bool) {
+		for n := range i.board.all {
+			c := i.certificate(n)
+			i.board.mu.Lock()
+			s := i.board.all[n].status(c)
+			i.board.mu.Unlock()
+			if s.Every = i.lookEvery; !yield(s) {
+				return
+			}
 		}
 	}
-	if f := o.Pending.LastFailure; f != nil {
-		s.Failure = &k8scsr.Failure{Rule: f.Rule, Summary: strings.Clone(f.Summary), At: f.At}
+}
+
+func (n *noted) status(c *Certificate) Status {
+	s := Status{
+		Name: c.Spec.Name, Namespace: c.Namespace, Secret: c.Secret, Paused: c.Spec.Paused,
+		LookedAt: n.lookedAt.time(), Err: n.err, NextAt: n.nextAt.time(),
+		ObservedAt: n.observedAt.time(), Step: StepStatus{n.kind, n.reason, n.lookAgainAt.time()},
+		Hindered: n.hindered, Due: n.due, Adopted: n.adopted,
+		NotBefore: n.notBefore.time(), NotAfter: n.notAfter.time(), RenewAt: n.renewAt.time(),
+		Trust: TrustStatus{State: n.change, Reason: n.changeReason},
 	}
+	for _, a := range n.authorities {
+		shown := a.authority.Value()
+		s.Trust.Authorities = append(s.Trust.Authorities, AuthorityStatus{
+			Subject: shown.subject, SHA256: shown.sha256, NotAfter: shown.notAfter.time(), Wanted: a.wanted, PublishedAt: a.published.time(),
+		})
+	}
+	if n.observedAt == 0 {
+		return s
+	}
+	s.NamesKnown, s.DNSNames, s.URIs = true, c.Spec.DNSNames, c.Spec.URIs
 	for _, ip := range c.Spec.IPAddresses {
 		s.IPAddresses = append(s.IPAddresses, ip.String())
 	}
+	if m := n.more; m != nil {
+		s.Problem, s.Request, s.Failure, s.Failures, s.Trust.Peers = m.problem, m.request, m.failure, m.failures, m.peers
+		if m.drawn {
+			s.NamesKnown, s.DNSNames = !m.unnamed, m.dns
+		}
+	}
+	return s
+}
+
+// observed keeps what a look has found so far, and the step that it decided.
+func (b *board) observed(c *Certificate, o *observation, step k8scsr.Step, now time.Time) {
+	change := o.Change(c.Spec, now)
+	s := noted{
+		name: c.Spec.Name, observedAt: instantOf(o.readAt), hindered: len(o.Obstacles) > 0, due: k8scsr.Due(o.State, c.Spec, now),
+		kind: step.Kind, reason: step.Reason, lookAgainAt: instantOf(step.LookAgainAt),
+		change: change.State, changeReason: unique.Make(change.Reason).Value(),
+	}
+	for _, a := range change.Authorities {
+		s.authorities = append(s.authorities, authorityNote{
+			unique.Make(authorityShown{k8scsr.Plain(a.Certificate.Subject.String(), maxMessage), k8scsr.LeafID(a.Certificate), instantOf(a.Certificate.NotAfter)}),
+			instantOf(a.Since), a.Wanted,
+		})
+	}
+	if leaf := o.Live.Leaf; leaf != nil {
+		s.adopted, s.notBefore, s.notAfter = !o.Live.Managed, instantOf(leaf.NotBefore), instantOf(leaf.NotAfter)
+		s.dueAt = instantOf(c.Spec.RenewalAt(leaf, o.Live.IssuedAt, time.Time{}))
+		if o.Live.Problem == "" {
+			s.renewAt = instantOf(c.Spec.RenewalAt(leaf, o.Live.IssuedAt, now))
+		}
+	}
+	more := notedMore{problem: o.Live.Problem, request: o.Pending.CSRName, failures: o.Pending.Failures, peers: change.Peers, drawn: len(c.NamesFrom) > 0}
+	if f := o.Pending.LastFailure; f != nil {
+		more.failure = &k8scsr.Failure{Rule: f.Rule, Summary: strings.Clone(f.Summary), At: f.At}
+	}
+	if more.drawn {
+		more.unnamed, more.dns = len(c.unnamed) > 0, c.Spec.DNSNames
+	}
+	if more.drawn || more.failure != nil || more.failures > 0 || more.problem != "" || more.request != "" || len(more.peers) > 0 {
+		s.more = &more
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	former := b.of(c)
-	s.LookedAt, s.Err, s.NextAt = former.LookedAt, former.Err, former.NextAt
-	b.put(c, s)
+	former := &b.all[c.n]
+	s.lookedAt, s.err, s.nextAt = former.lookedAt, former.err, former.nextAt
+	*former = s
 }
 
 // looked keeps how a look ended.
 func (b *board) looked(c *Certificate, now, next time.Time, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := b.of(c)
-	s.LookedAt, s.NextAt, s.Err = now, next, err
-	b.put(c, s)
-}
-
-func (b *board) put(c *Certificate, s Status) {
-	if b.all == nil {
-		b.all = map[string]*Status{}
-	}
-	b.all[c.label] = &s
-}
-
-// of is a copy of what is known; the zero value for nothing.
-func (b *board) of(c *Certificate) Status {
-	if s := b.all[c.label]; s != nil {
-		return *s
-	}
-	return Status{}
+	s := &b.all[c.n]
+	s.lookedAt, s.nextAt, s.err = instantOf(now), instantOf(next), err
 }

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"time"
-	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -81,23 +80,17 @@ func (i *Issuer) followTrust(ctx context.Context, now time.Time) {
 		return
 	}
 	i.trustsAt = now
-	changed := map[string]bool{}
-	for _, c := range i.certificates {
-		t := c.Trust.String()
-		if _, asked := changed[t]; asked || !c.Trust.configured() {
-			continue
-		}
-		r := i.readSource(ctx, c.Trust)
+	for _, f := range i.followed {
+		r := i.readSource(ctx, f.source)
 		content := r.problem + "\n" + string(r.trust.PEM)
-		was, known := i.trusted[t]
-		changed[t] = r.err == nil && known && was != content
+		f.changed = r.err == nil && f.known && f.content != content
 		if r.err == nil {
-			i.trusted[t] = content
+			f.content, f.known = content, true
 		}
 	}
-	for _, c := range i.certificates {
-		if changed[c.Trust.String()] {
-			i.outlooks[c.label].pace = k8scsr.Pace{}
+	for n := range i.outlooks {
+		if o := &i.outlooks[n]; o.trust != nil && o.trust.changed {
+			o.pace = k8scsr.Pace{}
 		}
 	}
 }
@@ -212,17 +205,4 @@ type AuthorityStatus struct {
 	NotAfter    time.Time
 	Wanted      bool      // false: it is to leave
 	PublishedAt time.Time // zero: it is not known
-}
-
-// trustStatus keeps no certificate.
-func trustStatus(change k8scsr.Change) TrustStatus {
-	out := TrustStatus{State: change.State, Reason: change.Reason, Peers: change.Peers}
-	for _, a := range change.Authorities {
-		out.Authorities = append(out.Authorities, AuthorityStatus{
-			Subject:  unique.Make(k8scsr.Plain(a.Certificate.Subject.String(), maxMessage)).Value(), // most have the same
-			SHA256:   unique.Make(k8scsr.LeafID(a.Certificate)).Value(),
-			NotAfter: a.Certificate.NotAfter, Wanted: a.Wanted, PublishedAt: a.Since,
-		})
-	}
-	return out
 }

@@ -344,7 +344,7 @@ func TestPeersMustBeAddresses(t *testing.T) {
 		{func(c *Certificate) { c.Spec.Peers = slices.Repeat([]string{"vault:1"}, 33) }, "it has 33 entries, more than 32"},
 		{func(c *Certificate) { c.Spec.Settle = -1 }, "settle: -1ns is less than nothing"},
 	} {
-		_, err := New(Options{Client: newCluster(t).process("p").client(), Certificates: []Certificate{vaultTLS(c.edit)}})
+		_, err := New(Options{Client: newCluster(t).process("p").client(), Certificates: List{vaultTLS(c.edit)}})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v, want %q", err, c.want)
 		}
