@@ -282,7 +282,7 @@ func (i *instance) issuing() (work []func(context.Context) error, end func(), er
 	}
 	const source = certificatesSource
 	certs, err := issuer.New(issuer.Options{
-		Client: i.cluster.kube.Client, Certificates: certificates(i.cfg.Certificates), Namespace: i.cluster.kube.Namespace, State: i.cluster.state, Memory: i.memory,
+		Client: i.cluster.kube.Client, Certificates: issued(i.cfg.Certificates), Namespace: i.cluster.kube.Namespace, State: i.cluster.state, Memory: i.memory,
 		Reads: readShare * i.cfg.Kubernetes.QPS,
 		Log:   i.log, Registerer: i.registry, Report: i.reportCertificates(source),
 		Published: i.published,

@@ -19,34 +19,41 @@ import (
 // What the domains are given of the configuration. Each has options of its
 // own, so that none of them knows the file.
 
-// certificates shares what the entries have in common, as they do themselves.
-func certificates(list []config.Certificate) []issuer.Certificate {
-	out := make([]issuer.Certificate, 0, len(list))
-	refs := map[*config.KeyRef]*issuer.KeyRef{}
-	opening := map[*config.Window]k8scsr.Windows{}
-	for i := range list {
-		c := &list[i]
-		wanted, _ := spec(*c) // a profile without names was refused with the configuration
-		if len(c.Windows) > 0 {
-			first := &c.Windows[0]
-			if opening[first] == nil {
-				opening[first] = renewalWindows(c.Windows)
-			}
-			wanted.Windows = opening[first]
+// certificates are the configuration's, as the issuer asks for them.
+type certificates struct {
+	list    config.Certificates
+	opening map[*config.Window]k8scsr.Windows // by the first of each list of windows
+}
+
+func issued(list config.Certificates) certificates {
+	out := certificates{list, map[*config.Window]k8scsr.Windows{}}
+	for _, c := range list.All() {
+		if len(c.Windows) > 0 && out.opening[&c.Windows[0]] == nil {
+			out.opening[&c.Windows[0]] = renewalWindows(c.Windows)
 		}
-		out = append(out, issuer.Certificate{
-			Spec:      wanted,
-			Namespace: c.Secret.Namespace,
-			Secret:    c.Secret.Name,
-			Keys:      issuer.SecretKeys(c.SecretKeys),
-			Trust: issuer.TrustSource{
-				ConfigMap: keyRef(refs, c.Trust.ConfigMap), Secret: keyRef(refs, c.Trust.Secret), File: c.Trust.File,
-			},
-			NamesFrom:     nameSources(c.NamesFrom),
-			ClusterDomain: clusterDomain(*c),
-		})
 	}
 	return out
+}
+
+// Len implements [issuer.Certificates].
+func (c certificates) Len() int { return len(c.list) }
+
+// At implements [issuer.Certificates].
+func (c certificates) At(n int) issuer.Certificate {
+	declared := c.list.At(n)
+	wanted, _ := spec(declared) // a profile without names was refused with the configuration
+	if len(declared.Windows) > 0 {
+		wanted.Windows = c.opening[&declared.Windows[0]]
+	}
+	return issuer.Certificate{
+		Spec:          wanted,
+		Namespace:     declared.Secret.Namespace,
+		Secret:        declared.Secret.Name,
+		Keys:          issuer.SecretKeys(declared.SecretKeys),
+		Trust:         issuer.TrustSource{ConfigMap: keyRef(declared.Trust.ConfigMap), Secret: keyRef(declared.Trust.Secret), File: declared.Trust.File},
+		NamesFrom:     nameSources(declared.NamesFrom),
+		ClusterDomain: clusterDomain(declared),
+	}
 }
 
 // authorities are the signers that are configured.
@@ -83,15 +90,11 @@ func clusterDomain(c config.Certificate) string {
 	return c.Profile.ClusterDomain
 }
 
-// keyRef is one for all that have the same.
-func keyRef(known map[*config.KeyRef]*issuer.KeyRef, r *config.KeyRef) *issuer.KeyRef {
+func keyRef(r *config.KeyRef) *issuer.KeyRef {
 	if r == nil {
 		return nil
 	}
-	if known[r] == nil {
-		known[r] = &issuer.KeyRef{Namespace: r.Namespace, Name: r.Name, Key: r.Key}
-	}
-	return known[r]
+	return &issuer.KeyRef{Namespace: r.Namespace, Name: r.Name, Key: r.Key}
 }
 
 // spec is the certificate with its profile's names; an error is a profile that
@@ -117,7 +120,6 @@ func spec(c config.Certificate) (k8scsr.Spec, error) {
 		RenewAt:       c.RenewAt,
 		AlertAt:       c.AlertAt,
 		CriticalAt:    c.CriticalAt,
-		Windows:       renewalWindows(c.Windows),
 		Settle:        c.Trust.Settle,
 		Peers:         c.Trust.Peers,
 		Approve:       c.Approve,
@@ -204,10 +206,10 @@ func acceptable(c *config.Config, bad func(path, message string)) {
 	for i, signer := range c.Signers {
 		check(fmt.Sprintf("signers[%d]", i), signingPolicy(signer).Validate())
 	}
-	for i := range c.Certificates {
-		certificate := &c.Certificates[i]
+	for i, certificate := range c.Certificates.All() {
 		at := fmt.Sprintf("certificates[%d]", i)
-		wanted, err := spec(*certificate)
+		wanted, err := spec(certificate)
+		wanted.Windows = renewalWindows(certificate.Windows)
 		check(at+".profile", err)
 		if err == nil {
 			wanted = wanted.WithDefaults()
@@ -229,8 +231,8 @@ func acceptable(c *config.Config, bad func(path, message string)) {
 
 // declared finds the certificate that a delivery names; the configuration has
 // been checked to declare it.
-func declared(list []config.Certificate, name string) (config.Certificate, error) {
-	for _, c := range list {
+func declared(list config.Certificates, name string) (config.Certificate, error) {
+	for _, c := range list.All() {
 		if c.Name == name {
 			return c, nil
 		}

@@ -92,10 +92,10 @@ func TestCertificatesShare(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	list := certificates(cfg.Certificates)
-	first, last := list[0], list[2]
-	if first.Trust.ConfigMap != last.Trust.ConfigMap || &first.Spec.Usages[0] != &last.Spec.Usages[0] || &first.Spec.Windows.(renewals)[0] != &last.Spec.Windows.(renewals)[0] ||
-		&last.Spec.DNSNames[0] != &cfg.Certificates[2].DNSNames[0] {
+	list := issued(cfg.Certificates)
+	first, last := list.At(0), list.At(2)
+	if &first.Spec.Usages[0] != &last.Spec.Usages[0] || &first.Spec.Windows.(renewals)[0] != &last.Spec.Windows.(renewals)[0] ||
+		&last.Spec.DNSNames[0] != &cfg.Certificates.At(2).DNSNames[0] {
 		t.Errorf("%+v and %+v share too little", first, last)
 	}
 	if got := fmt.Sprint(last.Spec.DNSNames, *last.Trust.ConfigMap); got != "[web-00002.web.svc web-00002.web.svc.cluster.local] {web ca-bundle ca.crt}" {

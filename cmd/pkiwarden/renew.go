@@ -90,7 +90,7 @@ func renew(ctx context.Context, a *app, r issuer.RenewRequest, within time.Durat
 		return errNoCluster
 	}
 	certs, err := issuer.New(issuer.Options{
-		Client: cluster.kube.Client, Certificates: certificates(cfg.Certificates), Namespace: cluster.kube.Namespace, State: cluster.state, Log: log,
+		Client: cluster.kube.Client, Certificates: issued(cfg.Certificates), Namespace: cluster.kube.Namespace, State: cluster.state, Log: log,
 	})
 	if err != nil {
 		return &exitError{code: exitUsage, err: err}
@@ -132,7 +132,7 @@ var errNoCluster = &exitError{
 // declares checks that there is what is asked for.
 func declares(cfg *config.Config, names []string) error {
 	var declared []string
-	for _, c := range cfg.Certificates {
+	for _, c := range cfg.Certificates.All() {
 		declared = append(declared, c.Name)
 	}
 	if len(declared) == 0 {

@@ -52,7 +52,7 @@ func (i *instance) signing() (work []func(context.Context) error, end func(), er
 // know, apart from what certificates are written to.
 func apart(c *config.Config, own string) error {
 	for _, s := range c.Signers {
-		for _, certificate := range c.Certificates {
+		for _, certificate := range c.Certificates.All() {
 			same := cmp.Or(s.CASecret.Namespace, own) == cmp.Or(certificate.Secret.Namespace, own)
 			if name := s.CASecret.Name; same && (name == certificate.Secret.Name || name == certificate.Secret.Name+issuer.NextSuffix) {
 				return fmt.Errorf("the Secret %s/%s, of the CA of signer %s, is that of certificate %q: name another one", cmp.Or(s.CASecret.Namespace, own), name, s.Name, certificate.Name)

@@ -72,7 +72,7 @@ func TestCAsAreApart(t *testing.T) {
 	for name, bad := range map[string]bool{"ca": true, "ca-next": false, "b": false} {
 		c := &config.Config{
 			Signers:      []config.Signer{{Name: "pkiwarden.io/consul", CASecret: config.CASecret{Name: "ca"}}},
-			Certificates: []config.Certificate{{Name: "x", Secret: config.ObjectName{Namespace: "own", Name: name}}},
+			Certificates: config.NewCertificates([]config.Certificate{{Name: "x", Secret: config.ObjectName{Namespace: "own", Name: name}}}),
 		}
 		if err := apart(c, "own"); (err != nil) != bad {
 			t.Errorf("%s: %v", name, err)
@@ -83,7 +83,7 @@ func TestCAsAreApart(t *testing.T) {
 	}
 	c := &config.Config{
 		Signers:      []config.Signer{{CASecret: config.CASecret{Name: "b-next"}}},
-		Certificates: []config.Certificate{{Name: "x", Secret: config.ObjectName{Namespace: "own", Name: "b"}}},
+		Certificates: config.NewCertificates([]config.Certificate{{Name: "x", Secret: config.ObjectName{Namespace: "own", Name: "b"}}}),
 	}
 	if err := apart(c, "own"); err == nil {
 		t.Error("a CA where the next key is kept")

@@ -92,7 +92,7 @@ func intentions(c *config.Config) []intention {
 		return localIntentions(c)
 	}
 	out := []intention{{"vault", vaultDoes(c.Vault)}, {"leadership", leadershipDoes(c.LeaderElection)}, {"state", stateDoes(c)}}
-	for i, certificate := range c.Certificates {
+	for i, certificate := range c.Certificates.All() {
 		if i == maxIntentions {
 			out = append(out, intention{"certificate", fmt.Sprintf("and %d more", len(c.Certificates)-i)})
 			break

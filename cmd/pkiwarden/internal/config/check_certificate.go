@@ -81,9 +81,9 @@ func (d *decoder) checkCertificate(at string, i int, c *Certificate) {
 }
 
 // checkNextSecrets finds Secrets that are another certificate's next one.
-func (d *decoder) checkNextSecrets(certificates []Certificate) {
-	for i := range certificates {
-		secret := certificates[i].Secret
+func (d *decoder) checkNextSecrets(certificates Certificates) {
+	for i, c := range certificates.All() {
+		secret := c.Secret
 		next := ObjectName{secret.Namespace, secret.Name + "-next"}
 		if other, taken := d.secrets[next]; taken && secret.Name != "" {
 			d.bad(entryPath(other)+".secret", "the Secret %s/%s holds the next key of certificates[%d]", next.Namespace, next.Name, i)

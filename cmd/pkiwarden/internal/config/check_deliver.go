@@ -47,7 +47,7 @@ func (d *decoder) declaredLike(c *Config, certificate string) string {
 	}
 	names := make([]string, len(c.Certificates))
 	for i := range c.Certificates {
-		names[i] = c.Certificates[i].Name
+		names[i] = c.Certificates[i].name
 	}
 	if meant := Closest(certificate, names); meant != "" {
 		return fmt.Sprintf("; did you mean %q?", meant)

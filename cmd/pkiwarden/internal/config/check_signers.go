@@ -18,7 +18,7 @@ var givenUsages = []string{"digital signature", "content commitment", "key encip
 
 // checkSigners checks each signer, and that its CA is nobody else's Secret. What
 // the policy comes to is the domain's to check.
-func (d *decoder) checkSigners(signers []Signer, certificates []Certificate) {
+func (d *decoder) checkSigners(signers []Signer, certificates Certificates) {
 	names := map[string]int{}
 	for i := range signers {
 		s, at := &signers[i], fmt.Sprintf("signers[%d]", i)
@@ -53,7 +53,7 @@ func (d *decoder) checkSignerName(at, name string) {
 
 // checkCASecret holds a CA apart from what certificates are written to: its own
 // key would be overwritten by a leaf's.
-func (d *decoder) checkCASecret(at string, s *CASecret, certificates []Certificate) {
+func (d *decoder) checkCASecret(at string, s *CASecret, certificates Certificates) {
 	if s.Namespace != "" {
 		d.name(at+".namespace", s.Namespace, "consul", validation.IsDNS1123Label)
 	}
@@ -63,7 +63,7 @@ func (d *decoder) checkCASecret(at string, s *CASecret, certificates []Certifica
 	if s.Certificate == s.Key && d.sound(at+".certificate", at+".key") {
 		d.bad(at, "expected two different keys, found %q for certificate and key", s.Key)
 	}
-	for i, c := range certificates {
+	for i, c := range certificates.All() {
 		if s.Namespace != c.Secret.Namespace || s.Name == "" || s.Namespace == "" {
 			continue
 		}

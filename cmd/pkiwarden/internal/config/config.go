@@ -34,7 +34,7 @@ type Config struct {
 	Kubernetes     Kubernetes     `yaml:"kubernetes"`
 	LeaderElection LeaderElection `yaml:"leaderElection"`
 	State          State          `yaml:"state"`
-	Certificates   []Certificate  `yaml:"certificates"` // the cluster's work: CSR to Secret
+	Certificates   Certificates   `yaml:"certificates"` // the cluster's work: CSR to Secret
 	Signers        []Signer       `yaml:"signers"`
 	Deliver        []Deliver      `yaml:"deliver"` // this pod's own work
 	CRL            CRL            `yaml:"crl"`

@@ -37,7 +37,7 @@ func contract() *Config {
 			LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
 		},
 		State: State{Backend: "kubernetes", BackendExplicit: true},
-		Certificates: []Certificate{{
+		Certificates: NewCertificates([]Certificate{{
 			Name:        "vault-server",
 			Secret:      ObjectName{"vault", "vault-server-tls"},
 			SecretKeys:  SecretKeys{"tls.crt", "tls.key", "ca.crt"},
@@ -63,7 +63,7 @@ func contract() *Config {
 			Lifetime:    8760 * time.Hour,
 			Trust:       Trust{Settle: 5 * time.Minute},
 			RenewAt:     0.66, AlertAt: 0.75, CriticalAt: 0.9,
-		}},
+		}}),
 		Signers: []Signer{{
 			Name:        "pkiwarden.io/consul",
 			CASecret:    CASecret{"consul", "consul-ca", "tls.crt", "tls.key"},

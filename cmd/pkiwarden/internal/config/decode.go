@@ -148,7 +148,7 @@ func (d *decoder) list(n ast.Node, path string, v reflect.Value, tag reflect.Str
 		d.report(placeOf(n), path, "expected a list, found %s%s", found, hint)
 		return
 	}
-	if v.Type() == reflect.TypeFor[[]Certificate]() {
+	if v.Type() == reflect.TypeFor[Certificates]() {
 		d.certificates(seq, path, v)
 		return
 	}

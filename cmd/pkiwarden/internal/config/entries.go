@@ -33,13 +33,15 @@ func (d *decoder) certificates(list *ast.SequenceNode, path string, v reflect.Va
 		return
 	}
 	d.sequence = list
-	out := make([]Certificate, n)
+	out := make(Certificates, n)
 	for i := range out {
-		if !d.open(i, &out[i]) {
+		var c Certificate
+		if !d.open(i, &c) {
 			return
 		}
-		d.checkCertificate(d.entry.prefix, i, &out[i])
-		d.share(&out[i])
+		d.checkCertificate(d.entry.prefix, i, &c)
+		d.share(&c)
+		out[i] = d.pool.pack(c)
 	}
 	v.Set(reflect.ValueOf(out))
 }

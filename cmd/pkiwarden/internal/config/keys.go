@@ -52,7 +52,11 @@ var contractKeys = sync.OnceValue(func() map[string][]string {
 		case reflect.Pointer:
 			walk(t.Elem(), at)
 		case reflect.Slice:
-			walk(t.Elem(), at+"[]")
+			element := t.Elem()
+			if t == reflect.TypeFor[Certificates]() {
+				element = reflect.TypeFor[Certificate]()
+			}
+			walk(element, at+"[]")
 		case reflect.Struct:
 			for _, f := range fieldsOf(t) {
 				key := f.Tag.Get("yaml")

@@ -36,11 +36,11 @@ func TestManyCertificates(t *testing.T) {
 	if len(c.Certificates) != 20000 || c.Log.Level != "debug" || fmt.Sprint(c.CRL.Interval) != "5m0s" {
 		t.Errorf("%d certificates, level %s, interval %s", len(c.Certificates), c.Log.Level, c.CRL.Interval)
 	}
-	got := c.Certificates[14711]
+	got := c.Certificates.At(14711)
 	if got.Name != "web-14711" || got.Secret != (ObjectName{"web", "web-14711-tls"}) || fmt.Sprint(got.DNSNames) != "[web-14711.web.svc]" || *got.Trust.ConfigMap != (KeyRef{"web", "ca", "ca.crt"}) {
 		t.Errorf("%+v", got)
 	}
-	if got.URIs != nil || got.Windows != nil || got.Trust.ConfigMap != c.Certificates[0].Trust.ConfigMap || &got.Usages[0] != &c.Certificates[0].Usages[0] {
+	if got.URIs != nil || got.Windows != nil || got.Trust.ConfigMap != c.Certificates.At(0).Trust.ConfigMap || &got.Usages[0] != &c.Certificates.At(0).Usages[0] {
 		t.Errorf("what is equal is not shared: %+v", got)
 	}
 }
@@ -142,7 +142,7 @@ func TestManyAnchors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, fourth := c.Certificates[1500], c.Certificates[1502]
+	second, fourth := c.Certificates.At(1500), c.Certificates.At(1502)
 	if fmt.Sprint(second.DNSNames) != "[a.b c.d]" || second.Signer != "example.com/web" || second.IPAddresses != nil || second.Name != "second" {
 		t.Errorf("%+v", second)
 	}
@@ -166,7 +166,7 @@ func TestOneConfigMap(t *testing.T) {
 	if err != nil || b.Len() > 1<<20 {
 		t.Fatalf("%d bytes: %v", b.Len(), err)
 	}
-	last := c.Certificates[9499]
+	last := c.Certificates.At(9499)
 	if last.Name != "web-9499" || last.Signer != "example.com/web" || !last.Approve || *last.Trust.ConfigMap != (KeyRef{"web", "ca", "ca.crt"}) {
 		t.Errorf("%+v", last)
 	}

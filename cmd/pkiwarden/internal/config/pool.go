@@ -16,12 +16,13 @@ type pool struct {
 	refs      map[KeyRef]*KeyRef
 	profiles  map[Profile]*Profile
 	windows   map[string][]Window
+	common    map[string]*Certificate
 }
 
 func newPool() pool {
 	return pool{
 		texts: map[string]string{}, lists: map[string][]string{}, addresses: map[string][]netip.Addr{},
-		refs: map[KeyRef]*KeyRef{}, profiles: map[Profile]*Profile{}, windows: map[string][]Window{},
+		refs: map[KeyRef]*KeyRef{}, profiles: map[Profile]*Profile{}, windows: map[string][]Window{}, common: map[string]*Certificate{},
 	}
 }
 

@@ -27,7 +27,7 @@ func TestValidAliases(t *testing.T) {
 	if want := []string{"pki", "team/*", "!pki-test"}; !slices.Equal(c.CRL.Mounts, want) || !slices.Equal(c.Tidy.Mounts, want) {
 		t.Errorf("mounts %q and %q, want %q", c.CRL.Mounts, c.Tidy.Mounts, want)
 	}
-	second := c.Certificates[1]
+	second := c.Certificates.At(1)
 	if second.Name != "vault-agent" || second.Secret.Name != "vault-agent-tls" || second.Lifetime != 2160*time.Hour || !slices.Equal(second.DNSNames, []string{"vault.vault.svc"}) {
 		t.Errorf("merged into %+v", second)
 	}
@@ -56,13 +56,13 @@ func TestValidKeys(t *testing.T) {
 	}
 	c := load(t, "valid-keys.yml")
 	for i, w := range want {
-		if got := c.Certificates[i]; got.Key != w.key || got.Subject.CommonName != w.commonName {
+		if got := c.Certificates.At(i); got.Key != w.key || got.Subject.CommonName != w.commonName {
 			t.Errorf("%s: key %v, common name %q; want %v, %q", got.Name, got.Key, got.Subject.CommonName, w.key, w.commonName)
 		}
 	}
-	own := c.Certificates[5]
+	own := c.Certificates.At(5)
 	if fmt.Sprint(own.IPAddresses) != "[2001:db8::1 10.0.0.1]" || own.URIs[0].String() != "spiffe://example.org/own" || own.Lifetime != 10*time.Minute || own.Trust.Secret.Key != "ca.crt" ||
-		own.Trust.Settle != 0 || fmt.Sprint(own.Trust.Peers) != "[own.a.svc:8200 [2001:db8::1]:8200]" || c.Certificates[0].Trust.Settle != 5*time.Minute {
+		own.Trust.Settle != 0 || fmt.Sprint(own.Trust.Peers) != "[own.a.svc:8200 [2001:db8::1]:8200]" || c.Certificates.At(0).Trust.Settle != 5*time.Minute {
 		t.Errorf("own: %+v", own)
 	}
 }
@@ -242,7 +242,7 @@ func TestValidForecast(t *testing.T) {
 
 func TestValidWindows(t *testing.T) {
 	c := load(t, "valid-windows.yml")
-	if w := c.Certificates[0].Windows; len(w) != 1 || w[0].String() != "Tue 02:00-05:00 Europe/Berlin" {
+	if w := c.Certificates.At(0).Windows; len(w) != 1 || w[0].String() != "Tue 02:00-05:00 Europe/Berlin" {
 		t.Errorf("windows of the certificate: %v", w)
 	}
 	if !c.Tidy.OwnAutoTidy || !c.Tidy.IgnoreWindowsWhenCritical || c.Tidy.Trigger.Horizon != 240*time.Hour || len(c.Tidy.Windows) != 3 {
