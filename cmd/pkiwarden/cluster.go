@@ -290,7 +290,7 @@ func (i *instance) issuing() (work []func(context.Context) error, end func(), er
 	if err != nil {
 		return nil, nil, err
 	}
-	i.known.change(func() { i.known.certificates = certs.Status })
+	i.known.change(func() { i.known.certificates = certs.Statuses })
 	end = func() {
 		i.known.change(func() { i.known.certificates = nil })
 		certs.Unregister()

@@ -95,7 +95,7 @@ func newInstance(a *app, log *slog.Logger, cfg *config.Config) (*instance, error
 	if err != nil {
 		return nil, err
 	}
-	i.ops, err = ops.NewServer(ops.ServerOptions{Address: cfg.Listen.Address, Gatherer: registry, Checks: checks, Status: i.status, Log: log})
+	i.ops, err = ops.NewServer(ops.ServerOptions{Address: cfg.Listen.Address, Gatherer: registry, Many: registry.Many, Checks: checks, Status: i.status, Log: log})
 	if err != nil {
 		return nil, err
 	}

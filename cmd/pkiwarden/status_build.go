@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"sync"
@@ -39,7 +40,7 @@ type known struct {
 	leadingSince time.Time // zero: it has not campaigned yet
 	accepted     bool      // the configuration file as it is now
 	acceptedAt   time.Time // zero: not told yet
-	certificates func() []issuer.Status
+	certificates func() iter.Seq[issuer.Status]
 	signers      func() []signer.Status
 	vault        *vaultWork
 }
@@ -93,8 +94,7 @@ func (i *instance) status() ops.Status {
 		s.Deliveries = append(s.Deliveries, deliveryOf(d.Status(), doubt))
 	}
 	if leading && len(i.cfg.Certificates) > 0 {
-		s.Certificates = i.certificatesOf(certificates, now, doubt)
-		s.Findings = append(expiredSince(s.Certificates, s.Findings), s.Findings...)
+		addCertificates(&s, certificates, now, doubt)
 	}
 	if leading && len(i.cfg.Signers) > 0 {
 		s.Signers = signersOf(signers, now, doubt)
@@ -190,40 +190,47 @@ func deliveryOf(d deliver.Status, doubt func(string, ...any)) ops.Delivery {
 	return out
 }
 
-func (i *instance) certificatesOf(statuses func() []issuer.Status, now time.Time, doubt func(string, ...any)) []ops.Certificate {
+// addCertificates adds the first of the certificates, as many as are shown, and
+// the doubts about all of them and the findings of those that have expired since
+// anybody looked. One at a time: there can be ten thousand.
+func addCertificates(s *ops.Status, statuses func() iter.Seq[issuer.Status], now time.Time, doubt func(string, ...any)) {
 	if statuses == nil {
 		doubt("certificates: looking at them has not begun")
-		return nil
+		return
 	}
-	out := []ops.Certificate{}
-	for _, c := range statuses() {
+	known := map[string]bool{}
+	for _, f := range s.Findings {
+		if f.Rule == k8scsr.RuleExpired {
+			known[f.Subject] = true
+		}
+	}
+	s.Certificates = []ops.Certificate{}
+	var expired []ops.Finding
+	for c := range statuses() {
 		shown, unknown := certificateOf(c, now)
 		if unknown {
 			doubt("certificate %s: %s", c.Name, shown.Reason)
 		}
-		out = append(out, shown)
+		if subject := "certificate " + c.Name; shown.State == stateExpired && !known[subject] {
+			expired = append(expired, expiredUnseen(subject, shown))
+		}
+		if len(s.Certificates) < ops.MaxListed {
+			s.Certificates = append(s.Certificates, shown)
+		} else {
+			s.CertificatesBeyond++
+		}
 	}
-	return out
+	s.Findings = append(expired, s.Findings...)
 }
 
-// expiredSince are the findings of those certificates that have expired since
-// anybody looked.
-func expiredSince(certificates []ops.Certificate, found []ops.Finding) []ops.Finding {
-	var out []ops.Finding
-	for _, c := range certificates {
-		subject := "certificate " + c.Name
-		if c.State != stateExpired || slices.ContainsFunc(found, func(f ops.Finding) bool { return f.Rule == k8scsr.RuleExpired && f.Subject == subject }) {
-			continue
-		}
-		out = append(out, ops.Finding{
-			Rule: k8scsr.RuleExpired, Severity: string(k8scsr.Critical), Subject: subject,
-			Summary:  "the certificate expired " + stamped(c.NotAfter),
-			Evidence: "it was last observed at " + stamped(c.ObservedAt),
-			Remedy:   "see what keeps it from being looked at: the loop certificates, and the log",
-			Citation: "RFC 5280 section 4.1.2.5",
-		})
+func expiredUnseen(subject string, c ops.Certificate) ops.Finding {
+	return ops.Finding{
+		Rule: k8scsr.RuleExpired, Severity: string(k8scsr.Critical), Subject: subject,
+		Summary:  "the certificate expired " + stamped(c.NotAfter),
+		Evidence: "it was last observed at " + stamped(c.ObservedAt),
+		Remedy:   "see what keeps it from being looked at: the loop certificates, and the log",
+		Citation: "RFC 5280 section 4.1.2.5",
 	}
-	return out
 }
 
 // The states of a certificate that are not steps of its lifecycle.

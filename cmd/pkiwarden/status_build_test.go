@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -158,7 +160,9 @@ func TestStatusOfWhatExpiredUnseen(t *testing.T) {
 		i.setLeader(true)
 		began := time.Now()
 		c := issuer.Status{Name: "a", Namespace: "vault", Secret: "a", LookedAt: began, ObservedAt: began, NextAt: began, NotAfter: began.Add(time.Hour), Step: issuer.StepStatus{Kind: "nothing", Reason: "good"}}
-		i.known.change(func() { i.known.certificates = func() []issuer.Status { return []issuer.Status{c} } })
+		i.known.change(func() {
+			i.known.certificates = func() iter.Seq[issuer.Status] { return slices.Values([]issuer.Status{c}) }
+		})
 		if s := i.status(); s.Status != "ok" || len(s.Findings) != 0 || len(s.Undetermined) != 0 {
 			t.Errorf("before: %+v", s)
 		}

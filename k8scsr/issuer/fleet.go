@@ -109,7 +109,7 @@ func (t instant) time() time.Time {
 func (i *Issuer) enlist() (problems []error) {
 	n := i.given.Len()
 	i.outlooks, i.numbers = make([]outlook, n), make(map[string]int32, n)
-	i.board.all = make([]noted, n)
+	i.board.names, i.board.all = make([]string, n), make([]noted, n)
 	names, sources := make(map[string]bool, n), map[string]*followed{}
 	for n := range i.outlooks {
 		c := i.certificate(n)
@@ -122,7 +122,7 @@ func (i *Issuer) enlist() (problems []error) {
 		}
 		names[c.Spec.Name], i.numbers[c.label] = true, int32(n)
 		i.outlooks[n] = outlook{label: c.label, signer: c.Spec.Signer, period: c.Spec.Period(k8scsr.Live{})}
-		i.board.all[n].name = c.Spec.Name
+		i.board.names[n] = c.Spec.Name
 		if !c.Trust.configured() {
 			continue
 		}

@@ -11,28 +11,21 @@ import (
 
 // metrics are the series of the certificates' lifecycle. A certificate that is
 // known to be absent has none; one that could not be read keeps the last ones,
-// since its dates do not change by our not seeing it. Those of the certificates
-// are made of the board when they are asked for: ten thousand certificates would
-// otherwise keep thirty thousand series in memory.
+// since its dates do not change by our not seeing it.
 type metrics struct {
-	board    *board
 	requests *prometheus.CounterVec
-}
-
-var (
-	notBeforeDesc = describe("certificate_not_before_timestamp_seconds", "Start of validity of the stored certificate, Unix time.")
-	notAfterDesc  = describe("certificate_not_after_timestamp_seconds", "End of validity of the stored certificate, Unix time.")
-	renewalDesc   = describe("certificate_renewal_timestamp_seconds", "When the stored certificate is due to be renewed, Unix time.")
-)
-
-func describe(name, help string) *prometheus.Desc {
-	return prometheus.NewDesc("pkiwarden_"+name, help, []string{"certificate"}, nil)
+	dates    []prometheus.Collector
 }
 
 func newMetrics(b *board) *metrics {
-	m := &metrics{board: b,
+	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "pkiwarden", Name: "csr_requests_total",
 			Help: "Certificate signing requests, by what became of them."}, []string{"result"}),
+		dates: []prometheus.Collector{
+			dateSeries(b, "certificate_not_before_timestamp_seconds", "Start of validity of the stored certificate, Unix time.", func(d dates) time.Time { return d.notBefore }),
+			dateSeries(b, "certificate_not_after_timestamp_seconds", "End of validity of the stored certificate, Unix time.", func(d dates) time.Time { return d.notAfter }),
+			dateSeries(b, "certificate_renewal_timestamp_seconds", "When the stored certificate is due to be renewed, Unix time.", func(d dates) time.Time { return d.due }),
+		},
 	}
 	for _, result := range k8scsr.Results {
 		m.requests.WithLabelValues(string(result))
@@ -40,9 +33,7 @@ func newMetrics(b *board) *metrics {
 	return m
 }
 
-func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m, m.requests}
-}
+func (m *metrics) all() []prometheus.Collector { return append(m.dates, m.requests) }
 
 func (m *metrics) register(r prometheus.Registerer) error {
 	for n, c := range m.all() {
@@ -61,21 +52,32 @@ func (m *metrics) unregister(r prometheus.Registerer, n int) {
 	}
 }
 
+// dateSeriesOf is one series for each certificate, made of the board when it is
+// asked for: ten thousand certificates would otherwise keep thirty thousand series
+// in memory.
+type dateSeriesOf struct {
+	board *board
+	desc  *prometheus.Desc
+	pick  func(dates) time.Time
+}
+
+func dateSeries(b *board, name, help string, pick func(dates) time.Time) *dateSeriesOf {
+	return &dateSeriesOf{b, prometheus.NewDesc("pkiwarden_"+name, help, []string{"certificate"}, nil), pick}
+}
+
 // Describe implements [prometheus.Collector].
-func (m *metrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{notBeforeDesc, notAfterDesc, renewalDesc} {
-		out <- d
+func (s *dateSeriesOf) Describe(out chan<- *prometheus.Desc) { out <- s.desc }
+
+// Collect implements [prometheus.Collector].
+func (s *dateSeriesOf) Collect(out chan<- prometheus.Metric) {
+	for d := range s.board.allDates() {
+		out <- prometheus.MustNewConstMetric(s.desc, prometheus.GaugeValue, float64(s.pick(d).Unix()), d.certificate)
 	}
 }
 
-// Collect implements [prometheus.Collector].
-func (m *metrics) Collect(out chan<- prometheus.Metric) {
-	for d := range m.board.allDates() {
-		for desc, at := range map[*prometheus.Desc]time.Time{notBeforeDesc: d.notBefore, notAfterDesc: d.notAfter, renewalDesc: d.due} {
-			out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(at.Unix()), d.certificate)
-		}
-	}
-}
+// Many tells whoever gathers that there can be so many of these series that they
+// are better written by themselves.
+func (s *dateSeriesOf) Many() bool { return true }
 
 func (m *metrics) count(result k8scsr.Result) {
 	if result != "" {

@@ -58,14 +58,13 @@ type StepStatus struct {
 
 // board holds what is known for those who must not wait for a look.
 type board struct {
-	mu  sync.Mutex
-	all []noted // by the certificate's number
+	names []string // by the certificate's number; they do not change
+	mu    sync.Mutex
+	all   []noted // by the certificate's number
 }
 
 // noted is a Status in little space: there is one for each certificate.
 type noted struct {
-	name string
-
 	lookedAt, nextAt, observedAt, lookAgainAt instant
 	notBefore, notAfter, renewAt              instant
 	dueAt                                     instant // renewAt but for windows that have passed
@@ -118,11 +117,11 @@ type dates struct {
 // allDates are those of all certificates that are stored.
 func (b *board) allDates() iter.Seq[dates] {
 	return func(yield func(dates) bool) {
-		for n := range b.all {
+		for n := range b.names {
 			b.mu.Lock()
 			s := b.all[n]
 			b.mu.Unlock()
-			if s.notAfter != 0 && !yield(dates{s.name, s.notBefore.time(), s.notAfter.time(), s.dueAt.time()}) {
+			if s.notAfter != 0 && !yield(dates{b.names[n], s.notBefore.time(), s.notAfter.time(), s.dueAt.time()}) {
 				return
 			}
 		}
@@ -131,17 +130,19 @@ func (b *board) allDates() iter.Seq[dates] {
 
 // Status is what is known of each certificate, by name. It waits for no look
 // and asks nobody. It holds no key.
-func (i *Issuer) Status() []Status {
-	out := slices.Collect(i.Statuses())
-	slices.SortFunc(out, func(a, b Status) int { return cmp.Compare(a.Name, b.Name) })
-	return out
-}
+func (i *Issuer) Status() []Status { return slices.Collect(i.Statuses()) }
 
-// Statuses is Status in the order of the certificates, one after the other.
+// Statuses is Status, one after the other.
 func (i *Issuer) Statuses() iter.Seq[Status] {
 	return func(yield func(Status) bool) {
-		for n := range i.board.all {
-			c := i.certificate(n)
+		names := i.board.names
+		byName := make([]int32, len(names))
+		for n := range names {
+			byName[n] = int32(n)
+		}
+		slices.SortFunc(byName, func(a, b int32) int { return cmp.Compare(names[a], names[b]) })
+		for _, n := range byName {
+			c := i.certificate(int(n))
 			i.board.mu.Lock()
 			s := i.board.all[n].status(c)
 			i.board.mu.Unlock()
@@ -187,7 +188,7 @@ func (n *noted) status(c *Certificate) Status {
 func (b *board) observed(c *Certificate, o *observation, step k8scsr.Step, now time.Time) {
 	change := o.Change(c.Spec, now)
 	s := noted{
-		name: c.Spec.Name, observedAt: instantOf(o.readAt), hindered: len(o.Obstacles) > 0, due: k8scsr.Due(o.State, c.Spec, now),
+		observedAt: instantOf(o.readAt), hindered: len(o.Obstacles) > 0, due: k8scsr.Due(o.State, c.Spec, now),
 		kind: step.Kind, reason: step.Reason, lookAgainAt: instantOf(step.LookAgainAt),
 		change: change.State, changeReason: unique.Make(change.Reason).Value(),
 	}

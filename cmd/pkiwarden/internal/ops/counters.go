@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -22,7 +23,7 @@ type Counters struct {
 // others that c has made. What has no series yet is not shown, whatever it once
 // came to. Histograms and summaries begin anew.
 func (c *Counters) Registry() *Registry {
-	return &Registry{Registry: prometheus.NewRegistry(), counters: c, kept: make(map[string]prometheus.Collector)}
+	return &Registry{Registry: prometheus.NewRegistry(), counters: c, kept: make(map[string]prometheus.Collector), many: make(map[string]*prometheus.Registry)}
 }
 
 // Registry is a [prometheus.Registry] made by [Counters.Registry].
@@ -32,10 +33,34 @@ type Registry struct {
 
 	mu   sync.Mutex
 	kept map[string]prometheus.Collector // by what they describe
+	many map[string]*prometheus.Registry // so too, each with one collector
+}
+
+// Many are the families of those collectors that say so themselves, by a method
+// Many() bool: they can be so large that each is better gathered by itself, and
+// Gather leaves them out. They are no counters.
+func (r *Registry) Many() []prometheus.Gatherer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []prometheus.Gatherer
+	for _, name := range slices.Sorted(maps.Keys(r.many)) {
+		all = append(all, r.many[name])
+	}
+	return all
 }
 
 // Register implements [prometheus.Registerer].
 func (r *Registry) Register(c prometheus.Collector) error {
+	if isMany(c) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		name := described(c)
+		if r.many[name] != nil {
+			return prometheus.AlreadyRegisteredError{ExistingCollector: c, NewCollector: c}
+		}
+		r.many[name] = prometheus.NewRegistry()
+		return r.many[name].Register(c)
+	}
 	if err := r.Registry.Register(going{c, r.counters}); err != nil {
 		return err
 	}
@@ -59,6 +84,10 @@ func (r *Registry) Unregister(c prometheus.Collector) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	known := described(c)
+	if _, is := r.many[known]; is {
+		delete(r.many, known)
+		return true
+	}
 	if !r.Registry.Unregister(c) {
 		return false
 	}

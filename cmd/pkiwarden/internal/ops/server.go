@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 // Check is something of this pod alone that must have happened once before the
@@ -36,7 +35,10 @@ type Check struct {
 type ServerOptions struct {
 	Address  string // HOST:PORT; port 0 picks a free one
 	Gatherer prometheus.Gatherer
-	Checks   []Check
+	// Many are families of which each can be large. None of them is Gatherer's.
+	// nil: there are none.
+	Many   func() []prometheus.Gatherer
+	Checks []Check
 	// Status makes the document of /status.json from what is known already: it
 	// asks nobody, and waits for nothing. nil: there is no such page.
 	Status func() Status
@@ -58,6 +60,7 @@ type Server struct {
 	listener net.Listener
 	stopping atomic.Bool
 	asked    atomic.Int32 // for the status, at this moment
+	scraped  atomic.Int32 // so too
 }
 
 // The bounds of one request and of the end.
@@ -77,12 +80,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 	}
 	s := &Server{o: o}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{
-		ErrorLog:            slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
-		ErrorHandling:       promhttp.ContinueOnError,
-		MaxRequestsInFlight: maxScrapes,
-		Timeout:             scrapeWithin,
-	}))
+	mux.HandleFunc("GET /metrics", s.scrape)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") })
 	mux.HandleFunc("GET /readyz", s.readyz)
 	if o.Status != nil {

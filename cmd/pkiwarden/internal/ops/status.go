@@ -34,6 +34,8 @@ type Status struct {
 	Deliveries []Delivery `json:"deliveries"` // this pod's
 	Findings   []Finding  `json:"findings"`   // of this instance, the most severe first
 
+	CertificatesBeyond int `json:"-"` // how many more there are than Certificates has
+
 	LeftOut *LeftOut `json:"leftOut,omitempty"` // of the lists, since there was too much; absent: nothing
 }
 
@@ -252,7 +254,7 @@ type LeftOut struct {
 // The bounds of the document.
 const (
 	MaxStatusBytes = 4 << 20
-	maxListed      = 1000 // of each list
+	MaxListed      = 1000 // of each list
 	maxNames       = 100  // of one certificate
 	maxTrust       = 20   // CAs, and peers, of one certificate
 	maxText        = 2000 // octets of one text
@@ -292,7 +294,7 @@ func (s *Status) Judge() {
 // encode is the document, of at most MaxStatusBytes: where it would be larger,
 // its lists are cut, and it says so.
 func (s Status) encode() ([]byte, error) {
-	for listed := maxListed; ; listed /= 2 {
+	for listed := MaxListed; ; listed /= 2 {
 		data, err := json.Marshal(s.cut(listed))
 		if err != nil {
 			return nil, fmt.Errorf("encoding the status: %w", err)
@@ -312,6 +314,7 @@ func (s Status) cut(n int) Status {
 	s.Undetermined = first(s.Undetermined, n, &left.Undetermined)
 	s.Loops = first(s.Loops, n, &left.Loops)
 	s.Certificates = first(s.Certificates, n, &left.Certificates)
+	left.Certificates += s.CertificatesBeyond
 	s.Signers = first(s.Signers, n, &left.Signers)
 	s.Mounts = first(s.Mounts, n, &left.Mounts)
 	s.Deliveries = first(s.Deliveries, n, &left.Deliveries)
