@@ -11,7 +11,7 @@ import (
 // TestMemoryOfAFleet holds what a certificate at rest keeps in memory, beside its
 // configuration: ten thousand of them live in one small process.
 func TestMemoryOfAFleet(t *testing.T) {
-	const n, most = 200, 3 << 10
+	const n, most = 200, 2 << 10
 	heap := func() int64 {
 		runtime.GC()
 		runtime.GC()

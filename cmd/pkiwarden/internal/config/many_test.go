@@ -194,7 +194,7 @@ func TestMemoryPerCertificate(t *testing.T) {
 	each := (heap() - before) / n
 	runtime.KeepAlive(data)
 	runtime.KeepAlive(c)
-	if each < 1 || each > 700 {
+	if each < 1 || each > 400 {
 		t.Errorf("%d bytes for each", each)
 	}
 	t.Logf("%d bytes for each", each)
