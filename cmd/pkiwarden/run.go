@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -104,6 +105,9 @@ func runForever(ctx context.Context, a *app) error {
 	}
 }
 
+// settledAfter is when an instance has done once what it does all day.
+const settledAfter = 30 * time.Second
+
 // startError is why an instance never ran.
 type startError struct{ error }
 
@@ -118,6 +122,12 @@ func runOne(ctx context.Context, a *app, log *slog.Logger, cfg *config.Config, f
 		return nil, &startError{err}
 	}
 	i.started = started
+	settled := time.AfterFunc(settledAfter, func() {
+		if err := forgetPages(); err != nil {
+			log.Debug("the program's pages stay in memory", "error", err)
+		}
+	})
+	defer settled.Stop()
 	ctx, cancel := context.WithCancel(ctx)
 	var next *config.Config
 	watched := make(chan struct{})
