@@ -79,6 +79,7 @@ type authority struct {
 
 	mu     sync.Mutex
 	hints  map[string]bool // names of requests that Watch saw approved
+	gap    bool            // it may have missed others
 	status Status
 }
 
@@ -168,7 +169,7 @@ func (s *Signer) OnceUntil(ctx context.Context) (next time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range s.all {
-		due := a.pace.Due(s.now())
+		due := a.pace.Due(s.now()) || a.err == nil && a.takeMissed()
 		if !due && (a.err != nil || !a.hinted()) {
 			continue
 		}
