@@ -98,10 +98,10 @@ func TestCAsAreApart(t *testing.T) {
 // write a leaf into it, neither at first nor by a command.
 func TestNothingBeginsInACAsSecret(t *testing.T) {
 	for name, tt := range map[string]struct{ pod, secret, want string }{
-		"the pair":           {"consul", "ca", `the Secret consul/ca of the CA of signer pkiwarden.io/consul is where certificate "a" is written to; a CA needs one of its own (where caSecret names no namespace, it is that of the pod, consul)`},
-		"another namespace":  {"vault", "ca", ""},
-		"another Secret":     {"consul", "b", ""},
-		"what looks alike":   {"consul", "ca-next", ""},
+		"the pair":          {"consul", "ca", `the Secret consul/ca of the CA of signer pkiwarden.io/consul is where certificate "a" is written to; a CA needs one of its own (where caSecret names no namespace, it is that of the pod, consul)`},
+		"another namespace": {"vault", "ca", ""},
+		"another Secret":    {"consul", "b", ""},
+		"what looks alike":  {"consul", "ca-next", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
