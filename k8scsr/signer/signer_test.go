@@ -287,6 +287,60 @@ func TestFlood(t *testing.T) {
 	}
 }
 
+// TestFloodOfApproved: requests are approved faster than they can be signed, and
+// without end. One that is approved among them is signed after those before it,
+// whatever its name, and so is one that the watch did not tell.
+func TestFloodOfApproved(t *testing.T) {
+	c, _ := newCluster(t)
+	s := c.signer()
+	s.once()
+	a := s.all[0]
+	pattern := c.ask("pattern")
+	delete(c.csrs, "pattern")
+	floods := 0
+	flood := func() {
+		floods++
+		more := pattern.DeepCopy()
+		more.Name = fmt.Sprintf("flood-%06d", floods)
+		c.put(more)
+		a.hint(more.Name)
+	}
+	for range 500 {
+		flood()
+	}
+	c.ask("zzz-told")
+	a.hint("zzz-told")
+	c.ask("a-not-told")
+	c.before = func(call string) { // each call takes a while
+		c.now = c.now.Add(50 * time.Millisecond)
+		if call == "get certificatesigningrequests" {
+			flood()
+			flood()
+		}
+	}
+	begun := c.now
+	var told, untold time.Duration
+	for c.now.Sub(begun) < 10*time.Minute && (told == 0 || untold == 0) {
+		next := s.once()
+		if told == 0 && c.leaf("zzz-told") != nil {
+			told = c.now.Sub(begun)
+		}
+		if untold == 0 && c.leaf("a-not-told") != nil {
+			untold = c.now.Sub(begun)
+		}
+		if next.After(c.now) {
+			c.now = next
+		}
+	}
+	// 500 before it, two calls of 50 ms each.
+	if told == 0 || told > 3*time.Minute || untold == 0 || untold > 3*time.Minute {
+		t.Errorf("signed after %v and %v", told, untold)
+	}
+	if len(a.hints) > maxHints {
+		t.Errorf("%d names are kept", len(a.hints))
+	}
+}
+
 // TestExpiredForGood: without a token to go on with, it begins anew.
 func TestExpiredForGood(t *testing.T) {
 	c, _ := newCluster(t)

@@ -3,7 +3,6 @@ package signer
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -130,8 +129,8 @@ func (s *Signer) watchOnce(ctx context.Context, a *authority, from *string, wake
 func (a *authority) hint(name string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.hints) < maxHints {
-		a.hints[name] = true
+	if len(a.hints) < maxHints && !slices.Contains(a.hints, name) {
+		a.hints = append(a.hints, name)
 	}
 }
 
@@ -157,17 +156,21 @@ func (a *authority) hinted() bool {
 	return len(a.hints) > 0
 }
 
-// takeHints are the names so far, in a fixed order.
+// takeHints are the names so far, in the order in which they were seen: who floods
+// the signer with requests waits behind those that were approved before.
 func (a *authority) takeHints() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	names := slices.Sorted(maps.Keys(a.hints))
-	clear(a.hints)
+	names := a.hints
+	a.hints = nil
 	return names
 }
 
+// giveBack puts names before those that were seen meanwhile.
 func (a *authority) giveBack(names []string) {
-	for _, name := range names {
-		a.hint(name)
-	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	later := slices.DeleteFunc(a.hints, func(name string) bool { return slices.Contains(names, name) })
+	all := slices.Concat(names, later)
+	a.hints = all[:min(len(all), maxHints)]
 }
