@@ -112,7 +112,7 @@ func (s State) Bundle(want Spec, now time.Time) Bundle {
 		b.Authorities = append(b.Authorities, a)
 	}
 	for _, ca := range p.certificates {
-		if contains(s.Trust.Roots, ca) {
+		if p.wanted[ca] {
 			continue
 		}
 		keep, why := p.keeps(ca)
@@ -165,9 +165,12 @@ type publication struct {
 	s            State
 	want         Spec
 	now          time.Time
-	certificates []*x509.Certificate // none where it does not parse
+	certificates []*x509.Certificate        // none where it does not parse
+	held, wanted map[*x509.Certificate]bool // what is published, and what is trusted; equal ones are the same
+	proofs       *proofs
 	unreadable   bool
-	corrected    bool // the record is to be written anew
+	corrected    bool        // the record is to be written anew
+	future       []time.Time // of the record, in their order, each once; nil: not looked at
 
 	vouched  *bool   // the configured trust alone vouches for the live certificate
 	familiar *bool   // see known
@@ -177,18 +180,24 @@ type publication struct {
 }
 
 func newPublication(s State, want Spec, now time.Time) *publication {
-	p := &publication{s: s, want: want, now: now}
+	p := &publication{s: s, want: want, now: now, proofs: s.Live.proofs(), held: map[*x509.Certificate]bool{}, wanted: map[*x509.Certificate]bool{}}
+	for _, ca := range s.Trust.Roots {
+		p.wanted[ca] = true
+	}
 	if len(s.Live.CA) == 0 {
 		return p
 	}
-	published, err := parseBundle(s.Live.CA, maxSince)
+	published, err := p.proofs.published(s.Live.CA, s.Trust)
 	if p.unreadable = err != nil; err == nil {
 		p.certificates = published
+	}
+	for _, ca := range p.certificates {
+		p.held[ca] = true
 	}
 	return p
 }
 
-func (p *publication) holds(ca *x509.Certificate) bool { return contains(p.certificates, ca) }
+func (p *publication) holds(ca *x509.Certificate) bool { return p.held[ca] }
 
 // since is when the CA was published. Where nothing is recorded at all, an older
 // release or somebody else published the whole, at the latest with the pair. A
@@ -202,25 +211,38 @@ func (p *publication) since(ca *x509.Certificate) time.Time {
 		}
 		return live.IssuedAt
 	}
-	at, recorded := live.CASince[LeafID(ca)]
+	at, recorded := live.CASince[p.proofs.id(ca)]
 	if recorded && !p.toCome(at) {
 		return at
 	}
 	p.corrected = p.corrected || p.holds(ca)
-	before := map[time.Time]bool{}
-	for _, other := range live.CASince {
-		if recorded && p.toCome(other) && other.Before(at) {
-			before[other] = true
-		}
+	before := 0
+	if recorded {
+		before, _ = slices.BinarySearchFunc(p.yetToCome(), at, time.Time.Compare)
 	}
-	return p.now.Add(min(time.Duration(len(before))*time.Second, clockSkew))
+	return p.now.Add(min(time.Duration(before)*time.Second, clockSkew))
+}
+
+// yetToCome are the times of the record that are.
+func (p *publication) yetToCome() []time.Time {
+	if p.future == nil {
+		p.future = []time.Time{}
+		for _, at := range p.s.Live.CASince {
+			if p.toCome(at) {
+				p.future = append(p.future, at)
+			}
+		}
+		slices.SortFunc(p.future, time.Time.Compare)
+		p.future = slices.CompactFunc(p.future, time.Time.Equal)
+	}
+	return p.future
 }
 
 func (p *publication) toCome(at time.Time) bool { return at.After(p.now.Add(clockSkew)) }
 
 // ours tells whether we published the CA.
 func (p *publication) ours(ca *x509.Certificate) bool {
-	_, recorded := p.s.Live.CASince[LeafID(ca)]
+	_, recorded := p.s.Live.CASince[p.proofs.id(ca)]
 	return recorded
 }
 
@@ -228,7 +250,7 @@ func (p *publication) ours(ca *x509.Certificate) bool {
 // certificate.
 func (p *publication) trusted() bool {
 	if p.vouched == nil {
-		p.vouched = new(p.s.Live.Leaf != nil && vouches(p.s.Trust.Roots, p.s.Live.Chain, p.now))
+		p.vouched = new(p.s.Live.Leaf != nil && p.proofs.vouches(p.s.Trust.Roots, p.s.Live.Chain, p.now))
 	}
 	return *p.vouched
 }
@@ -239,10 +261,12 @@ func (p *publication) keeps(ca *x509.Certificate) (bool, string) {
 	switch {
 	case p.now.After(ca.NotAfter.Add(lateness)):
 		return false, "it expired " + stamp(ca.NotAfter)
-	case !p.trusted() && p.upholds(ca):
+	case !p.trusted() && p.upholds(ca) == yes:
 		return true, "it vouches for the certificate in use"
-	case !p.known() && p.upholds(ca):
+	case !p.known() && p.upholds(ca) == yes:
 		return true, "clients may know the certificate in use by it alone"
+	case !(p.trusted() && p.known()) && p.upholds(ca) == maybe:
+		return true, "it may vouch for the certificate in use: there are too many CAs of its name to tell"
 	case !p.ours(ca):
 		return false, "it vouches for no certificate of ours, and was not published by us"
 	case p.late(ca):
@@ -260,7 +284,7 @@ func (p *publication) keeps(ca *x509.Certificate) (bool, string) {
 func (p *publication) known() bool {
 	if p.familiar == nil {
 		p.familiar = new(p.want.Settle <= 0 || !p.s.Live.Usable(p.now) || slices.ContainsFunc(p.s.Trust.Roots, func(ca *x509.Certificate) bool {
-			return p.holds(ca) && !p.since(ca).Add(p.want.Settle).After(p.now) && p.upholds(ca)
+			return p.holds(ca) && !p.since(ca).Add(p.want.Settle).After(p.now) && p.upholds(ca) == yes
 		}))
 	}
 	return *p.familiar
@@ -278,32 +302,11 @@ func (p *publication) late(ca *x509.Certificate) bool {
 }
 
 // upholds tells whether the CA has a part in vouching for the live certificate.
-func (p *publication) upholds(ca *x509.Certificate) bool {
-	chain := append(slices.Clone(p.s.Live.Chain), crossSigned(p.certificates)...)
-	return p.s.Live.Leaf != nil && vouches([]*x509.Certificate{ca}, chain, p.now)
-}
-
-// vouches tells whether the roots vouch for the first certificate of the chain
-// at now. A clock that jumped back is no reason to distrust it.
-func vouches(roots, chain []*x509.Certificate, now time.Time) bool {
-	if now.Before(chain[0].NotBefore) {
-		now = chain[0].NotBefore
+func (p *publication) upholds(ca *x509.Certificate) vouching {
+	if p.s.Live.Leaf == nil {
+		return no
 	}
-	return len(roots) > 0 && verifyChain(chain, Trust{Roots: roots}, now) == nil
-}
-
-// crossSigned are those of the CAs, few, that can stand between a certificate and
-// another CA: one that issued itself cannot, and with many of one subject it would
-// be tried for each of them.
-func crossSigned(list []*x509.Certificate) []*x509.Certificate {
-	const most = 16
-	var out []*x509.Certificate
-	for _, ca := range list {
-		if len(out) < most && !bytes.Equal(ca.RawSubject, ca.RawIssuer) {
-			out = append(out, ca)
-		}
-	}
-	return out
+	return p.proofs.upholders(p.s.Live.Chain, p.certificates, p.s.Trust, p.now)[ca]
 }
 
 func contains(list []*x509.Certificate, ca *x509.Certificate) bool {

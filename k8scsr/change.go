@@ -3,6 +3,7 @@ package k8scsr
 import (
 	"crypto/x509"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -121,9 +122,10 @@ func evidenceOf(peers []PeerStatus) string {
 // the certificate in use is from.
 func (s State) authorityFinding(want Spec, now time.Time) *Finding {
 	authorities := append([]*x509.Certificate(nil), s.Trust.Roots...)
+	p := newPublication(s, want, now)
 	if s.Live.Leaf != nil {
-		for _, ca := range append(s.Live.Chain[1:], newPublication(s, want, now).certificates...) {
-			if !contains(authorities, ca) && s.upheldBy(ca, now) {
+		for _, ca := range slices.Concat(s.Live.Chain[1:], p.certificates) {
+			if !p.wanted[ca] && p.upholds(ca) != no && !contains(authorities, ca) {
 				authorities = append(authorities, ca)
 			}
 		}
@@ -135,7 +137,7 @@ func (s State) authorityFinding(want Spec, now time.Time) *Finding {
 			continue
 		}
 		// A CA that nobody needs may end; it is to be known all the same.
-		if s.Live.Usable(now) && !s.upheldBy(ca, now) {
+		if s.Live.Usable(now) && p.upholds(ca) == no {
 			severity = Warning
 			if now.After(ca.NotAfter) {
 				severity = Info
@@ -172,9 +174,4 @@ func (s State) granted(want Spec) time.Duration {
 		return min(want.Lifetime, leaf.NotAfter.Sub(leaf.NotBefore))
 	}
 	return want.Lifetime
-}
-
-// upheldBy tells whether the CA has a part in vouching for the live certificate.
-func (s State) upheldBy(ca *x509.Certificate, now time.Time) bool {
-	return newPublication(s, Spec{}, now).upholds(ca)
 }

@@ -1,7 +1,6 @@
 package k8scsr
 
 import (
-	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
 	"slices"
@@ -21,18 +20,21 @@ const (
 type Difference struct {
 	What   string `json:"what"` // "DNS name", "key", "lifetime", …
 	Value  string `json:"value"`
-	Change string `json:"change"` // kept, added or removed
+	Change string `json:"change"`         // kept, added or removed
+	Note   string `json:"note,omitempty"` // when, where that is not with the certificate, and why
 }
 
 // Differences compares the live certificate with the one that a renewal asks
 // for, value by value: subject, names, usages, key, signer, lifetime and the
 // trust bundle, in this order, and each kind sorted. The signer of a certificate
 // that was not written by us is not known, and the bundle is left out where none
-// is configured.
-func Differences(live Live, want Spec, trust Trust) []Difference {
+// is configured. The CAs are those of the bundle that is published at now: an old
+// one that stays for a while is Kept, with a Note of what ends that.
+func (s State) Differences(want Spec, now time.Time) []Difference {
+	live := s.Live
 	var d differences
 	var is Spec
-	var lifetime, authorities []string
+	var lifetime []string
 	var commonName []string
 	if leaf := live.Leaf; leaf != nil {
 		is = Spec{Organizations: leaf.Subject.Organization, Usages: leafUsages(leaf), Signer: live.Signer}
@@ -50,11 +52,37 @@ func Differences(live Live, want Spec, trust Trust) []Difference {
 	d.compare("key", keyOf(live.Leaf), some(want.Key.String()))
 	d.compare("signer", some(is.Signer), some(want.Signer))
 	d.compare("lifetime", lifetime, some(want.Lifetime.String()))
-	if trust.Configured() {
-		authorities = bundle(live.CA)
-		d.compare("trusted CA", authorities, bundle(trust.PEM))
-	}
+	d.compareTrust(s, want, now)
 	return d
+}
+
+// compareTrust adds the CAs that are wanted, those that are to leave, and those
+// that are dropped at once. A CA is published before any certificate from it, and
+// an old one outlives the certificate; see [State.Bundle].
+func (d *differences) compareTrust(s State, want Spec, now time.Time) {
+	const what = "trusted CA"
+	b := s.Bundle(want, now)
+	for _, a := range b.Authorities {
+		diff := Difference{What: what, Value: caName(a.Certificate), Change: Kept}
+		switch {
+		case !a.Wanted && len(want.Peers) > 0:
+			diff.Note = fmt.Sprintf("stays until all peers present certificates from what is in the trust source, or until it has expired, %s", stamp(a.Certificate.NotAfter))
+		case !a.Wanted:
+			diff.Note = fmt.Sprintf("stays until it has expired, %s, since no trust.peers are there to be asked", stamp(a.Certificate.NotAfter))
+		case contains(b.added, a.Certificate):
+			diff.Change = Added
+			if s.mayPublish(b, want, now) {
+				diff.Note = "is published first, before the certificate changes"
+			}
+		}
+		*d = append(*d, diff)
+	}
+	for i, ca := range b.dropped {
+		*d = append(*d, Difference{what, caName(ca), Removed, b.reasons[i]})
+	}
+	if len(s.Live.CA) > 0 && len(b.published) == 0 && s.Trust.Configured() {
+		*d = append(*d, Difference{What: what, Value: "a bundle that does not parse", Change: Removed})
+	}
 }
 
 // longestBackdate is how far signers set NotBefore back; the built-in one does
@@ -71,11 +99,11 @@ func (d *differences) compare(what string, is, becomes []string) {
 		if slices.Contains(is, value) {
 			change = Kept
 		}
-		*d = append(*d, Difference{what, value, change})
+		*d = append(*d, Difference{What: what, Value: value, Change: change})
 	}
 	for _, value := range is {
 		if !slices.Contains(becomes, value) {
-			*d = append(*d, Difference{what, value, Removed})
+			*d = append(*d, Difference{What: what, Value: value, Change: Removed})
 		}
 	}
 }
@@ -144,24 +172,6 @@ func keyOf(leaf *x509.Certificate) []string {
 		return nil
 	}
 	return []string{KeyOf(leaf.PublicKey).String()}
-}
-
-// bundle names every certificate of a bundle by its subject and the beginning of
-// its SHA-256.
-func bundle(text []byte) []string {
-	if len(text) == 0 {
-		return nil
-	}
-	trust, err := ParseTrust(text)
-	if err != nil {
-		return []string{"a bundle that does not parse"}
-	}
-	var out []string
-	for _, root := range trust.Roots {
-		sum := sha256.Sum256(root.Raw)
-		out = append(out, fmt.Sprintf("%s (SHA-256 %x…)", root.Subject, sum[:4]))
-	}
-	return out
 }
 
 func some(value string) []string {

@@ -106,7 +106,7 @@ func TestReplaceIsRecorded(t *testing.T) {
 func TestDifferences(t *testing.T) {
 	of := func(w *world) string {
 		var out []string
-		for _, d := range Differences(w.Live, w.want, w.Trust) {
+		for _, d := range w.Differences(w.want, w.now) {
 			out = append(out, map[string]string{Kept: "=", Added: "+", Removed: "-"}[d.Change]+" "+d.What+" "+d.Value)
 		}
 		return strings.Join(out, "\n")
@@ -162,7 +162,7 @@ func TestDifferences(t *testing.T) {
 + lifetime 48h0m0s
 - lifetime 24h0m0s
 + trusted CA CN=new
-- trusted CA CN=ca`
+= trusted CA CN=ca`
 	var got []string
 	for line := range strings.Lines(of(w)) {
 		line, _, _ = strings.Cut(strings.TrimSuffix(line, "\n"), " (SHA-256 ")
@@ -170,5 +170,55 @@ func TestDifferences(t *testing.T) {
 	}
 	if strings.Join(got, "\n") != want {
 		t.Errorf("changed:\n%s\nwant:\n%s", strings.Join(got, "\n"), want)
+	}
+}
+
+// TestDifferencesOfTrust: what is said of CAs is what happens to them. The
+// certificate in use is from CA a, and b is wanted in its place.
+func TestDifferencesOfTrust(t *testing.T) {
+	a := newAuthority(t, "a", nil, func(c *x509.Certificate) { c.NotAfter = time.Date(2027, 1, 2, 3, 4, 5, 0, time.UTC) })
+	b := newAuthority(t, "b", nil)
+	const first = "added b: is published first, before the certificate changes"
+	for _, c := range []struct {
+		name  string
+		given func(*world)
+		want  string
+	}{
+		{"without peers", func(*world) {}, first + "; kept a: stays until it has expired, 2027-01-02T03:04:05Z, since no trust.peers are there to be asked"},
+		{"with peers", func(w *world) { w.want.Peers = []string{"vault:8200"} },
+			first + "; kept a: stays until all peers present certificates from what is in the trust source, or until it has expired, 2027-01-02T03:04:05Z"},
+		{"published already", func(w *world) { w.published([]*authority{a, b}, day, time.Hour) },
+			"kept b; kept a: stays until it has expired, 2027-01-02T03:04:05Z, since no trust.peers are there to be asked"},
+		{"of no use", func(w *world) {
+			w.Trust = a.trust(t)
+			w.Live.CA = toPEM(a.cert, b.cert)
+		}, "kept a; removed b: it vouches for no certificate of ours, and was not published by us"},
+		{"nothing there", func(w *world) { w.Live = Live{} }, "added b"},
+		{"damaged", func(w *world) { w.Live.CA = []byte("x") }, first + "; removed a bundle that does not parse"},
+		{"no trust", func(w *world) { w.Trust = Trust{} }, ""},
+	} {
+		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
+			w := newWorld(t)
+			w.ca, w.Trust = a, a.trust(t)
+			w.live(2 * time.Hour)
+			w.published([]*authority{a}, day)
+			w.Trust = b.trust(t)
+			c.given(w)
+			var got []string
+			for _, d := range w.Differences(w.want, w.now) {
+				if d.What != "trusted CA" {
+					continue
+				}
+				name, _, _ := strings.Cut(strings.TrimPrefix(d.Value, "CN="), " (SHA-256 ")
+				line := d.Change + " " + name
+				if d.Note != "" {
+					line += ": " + d.Note
+				}
+				got = append(got, line)
+			}
+			if got := strings.Join(got, "; "); got != c.want {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
 	}
 }

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// Live is the pair that is stored now, read live.
+// Live is the pair that is stored now, read live. Its copies are for one goroutine
+// at a time: they share what was found out about its chain.
 type Live struct {
 	Exists  bool // the Secret exists
 	Managed bool // we wrote it; else it is adopted as it is
@@ -24,6 +25,8 @@ type Live struct {
 	IssuedAt time.Time            // when we published it, zero when adopted
 	CA       []byte               // the bundle stored beside it
 	CASince  map[string]time.Time // when its CAs were published, as [ParseSince] reads it; nil: nothing is recorded
+
+	known *proofs // what was found out about it; nil: nothing is remembered
 }
 
 // ReadLive parses a stored pair and tells whether the key belongs to the leaf.
@@ -62,7 +65,7 @@ func ReadChain(certificate []byte) Live {
 		live.Problem = "its chain cannot be checked: " + err.Error()
 		return live
 	}
-	live.Leaf, live.Chain = chain[0], chain
+	live.Leaf, live.Chain, live.known = chain[0], chain, newProofs()
 	return live
 }
 
@@ -153,12 +156,7 @@ func (s Spec) unwanted(live Live, trust Trust, now time.Time) string {
 		return "the certificate is not the one wanted: " + strings.Join(changed, "; ")
 	}
 	if trust.Configured() {
-		// A clock that jumped back is no reason to distrust the certificate.
-		at := now
-		if at.Before(live.Leaf.NotBefore) {
-			at = live.Leaf.NotBefore
-		}
-		if err := verifyChain(live.Chain, trust, at); err != nil {
+		if err := live.proofs().verify(live.Chain, trust, inForce(live.Chain, now)); err != nil {
 			return err.Error()
 		}
 	}

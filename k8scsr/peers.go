@@ -1,7 +1,6 @@
 package k8scsr
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/x509"
 	"fmt"
@@ -37,7 +36,7 @@ func (p *publication) judge(peer Peer) PeerStatus {
 		return out
 	}
 	chain := peer.Chain[:min(len(peer.Chain), maxDepth)]
-	if vouches(p.s.Trust.Roots, chain, p.now) {
+	if p.proofs.ofPeers().vouches(p.s.Trust.Roots, chain, p.now) {
 		out.State, out.Detail = PeerMoved, "it presents a certificate from CA "+p.anchor(chain, p.s.Trust.Roots)
 		return out
 	}
@@ -51,15 +50,17 @@ func (p *publication) judge(peer Peer) PeerStatus {
 // anchor names the CA among the roots that vouches for a chain, or what the
 // chain says of itself.
 func (p *publication) anchor(chain, roots []*x509.Certificate) string {
-	for _, ca := range roots {
-		if vouches([]*x509.Certificate{ca}, chain, p.now) {
-			return caName(ca)
-		}
+	if ca := p.proofs.ofPeers().anchor(chain, roots, p.now); ca != nil {
+		return caName(ca)
 	}
 	last := chain[len(chain)-1]
-	i := slices.IndexFunc(roots, func(ca *x509.Certificate) bool { return bytes.Equal(ca.RawSubject, last.RawIssuer) })
-	if i >= 0 && last.CheckSignatureFrom(roots[i]) == nil {
-		return caName(roots[i])
+	for _, ca := range roots {
+		switch p.proofs.ofPeers().issued(ca, last) {
+		case yes:
+			return caName(ca)
+		case maybe:
+			return fmt.Sprintf("%q", Plain(last.Issuer.String(), maxCAName))
+		}
 	}
 	return fmt.Sprintf("%q, which is not known", Plain(last.Issuer.String(), maxCAName))
 }

@@ -24,16 +24,19 @@ func (s State) mayPublish(b Bundle, want Spec, now time.Time) bool {
 	if s.Live.Managed {
 		return true
 	}
-	_, trusted := s.trustedSince(b, now)
+	_, trusted := s.trustedSince(b, now, yes)
 	return want.Settle > 0 && trusted && s.Live.Usable(now) && Due(s, want, now)
 }
 
 // trustedSince is since when clients that follow the published bundle trust the
-// certificate in use; false where they do not.
-func (s State) trustedSince(b Bundle, now time.Time) (time.Time, bool) {
-	chain := append(slices.Clone(s.Live.Chain), b.published...)
+// certificate in use, or maybe do; false where they do not.
+func (s State) trustedSince(b Bundle, now time.Time, least vouching) (time.Time, bool) {
+	if s.Live.Leaf == nil {
+		return time.Time{}, false
+	}
+	vouches := s.Live.proofs().upholders(s.Live.Chain, b.published, s.Trust, now)
 	for _, a := range sortedBySince(b.Authorities) {
-		if contains(b.published, a.Certificate) && vouches([]*x509.Certificate{a.Certificate}, chain, now) {
+		if vouches[a.Certificate] >= least && slices.Contains(b.published, a.Certificate) {
 			return a.Since, true
 		}
 	}
@@ -52,7 +55,7 @@ func (s State) unsettled(b Bundle, want Spec, now time.Time) []Authority {
 	if want.Settle <= 0 || !s.Live.Usable(now) || !slices.ContainsFunc(b.Authorities, recent) {
 		return nil
 	}
-	since, trusted := s.trustedSince(b, now)
+	since, trusted := s.trustedSince(b, now, maybe)
 	if !trusted {
 		return nil
 	}
@@ -101,12 +104,17 @@ func (s State) publish(r Request, chain Chain, want Spec, now time.Time) Step {
 	roots := slices.DeleteFunc(slices.Clone(s.Trust.Roots), func(ca *x509.Certificate) bool {
 		return slices.ContainsFunc(waiting, func(a Authority) bool { return a.Certificate.Equal(ca) })
 	})
+	proofs := newProofs() // of another chain
+	known := len(waiting) == 0 || proofs.vouches(roots, chain.certificates, now)
+	alone := map[*x509.Certificate]vouching{}
+	if !known {
+		alone = proofs.upholders(chain.certificates, nil, s.Trust, now)
+	}
 	for _, a := range waiting {
-		if vouches(roots, chain.certificates, now) {
+		if known {
 			break
 		}
-		roots = append(roots, a.Certificate)
-		if !vouches(roots, chain.certificates, now) {
+		if alone[a.Certificate] == no {
 			continue
 		}
 		until := a.Since.Add(want.Settle)

@@ -98,6 +98,9 @@ func newCluster(a *app, log *slog.Logger, cfg *config.Config) (*cluster, error) 
 			return nil, err
 		}
 		c.namespace = c.namespaceOf(c.namespace)
+		if err := apart(cfg, c.kube.Namespace); err != nil {
+			return nil, err
+		}
 	}
 	if cfg.Consul.Address != "" {
 		c.consul, err = consul.New(consul.Options{

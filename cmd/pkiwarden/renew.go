@@ -301,7 +301,11 @@ func writeChanges(w io.Writer, reports []renewalReport) error {
 		}
 		fmt.Fprintf(table, "%s (Secret %s): %s\n", r.Certificate, r.Secret, printable(oneLine(verdict)))
 		for _, c := range r.Changes {
-			fmt.Fprintf(table, "  %s %s\t%s\n", changeMarks[c.Change], c.What, printable(c.Value))
+			value := c.Value
+			if c.Note != "" {
+				value += ": " + c.Note
+			}
+			fmt.Fprintf(table, "  %s %s\t%s\n", changeMarks[c.Change], c.What, printable(value))
 		}
 	}
 	return table.Flush()

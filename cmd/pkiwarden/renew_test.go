@@ -92,7 +92,8 @@ func TestRenewDryRunForAPerson(t *testing.T) {
 	done := []issuer.Renewal{
 		{Certificate: "vault", Namespace: "vault", Secret: "vault-tls", Observed: true, Before: oldLeaf, After: oldLeaf, Needed: "a name is missing",
 			Step: k8scsr.Step{Kind: k8scsr.StoreNextKey, Reason: "a name is missing"}, Differences: []k8scsr.Difference{
-				{What: "DNS name", Value: "a.example", Change: "kept"}, {What: "DNS name", Value: "b.example", Change: "added"}, {What: "key", Value: "RSA 2048", Change: "removed"}}},
+				{What: "DNS name", Value: "a.example", Change: "kept"}, {What: "DNS name", Value: "b.example", Change: "added"}, {What: "key", Value: "RSA 2048", Change: "removed"},
+				{What: "trusted CA", Value: "CN=old", Change: "kept", Note: "stays until tomorrow"}}},
 		{Certificate: "new", Namespace: "vault", Secret: "new-tls", Observed: true, Needed: "there is no certificate yet", Step: k8scsr.Step{Kind: k8scsr.Nothing, Reason: "paused by configuration"}},
 		{Certificate: "good", Namespace: "consul", Secret: "good-tls", Observed: true, Before: newLeaf, After: newLeaf, Step: k8scsr.Step{Kind: k8scsr.Nothing, Reason: "good until 2026-03-03"}},
 	}
@@ -101,9 +102,10 @@ func TestRenewDryRunForAPerson(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `vault (Secret vault/vault-tls): valid until 2026-03-02T12:00:00Z, would be renewed: a name is missing
-  = DNS name  a.example
-  + DNS name  b.example
-  - key       RSA 2048
+  = DNS name    a.example
+  + DNS name    b.example
+  - key         RSA 2048
+  = trusted CA  CN=old: stays until tomorrow
 new (Secret vault/new-tls): is to be renewed (there is no certificate yet), and next is: paused by configuration
 good (Secret consul/good-tls): valid until 2026-03-03T12:00:00Z, would not be renewed now: good until 2026-03-03
 `

@@ -20,9 +20,6 @@ func (i *instance) signing() (work []func(context.Context) error, end func(), er
 	if i.cluster.kube == nil {
 		return nil, nil, errors.New("signers are configured, and there is no cluster: set kubernetes.kubeconfig or KUBECONFIG")
 	}
-	if err := apart(i.cfg, i.cluster.kube.Namespace); err != nil {
-		return nil, nil, err
-	}
 	s, err := signer.New(signer.Options{
 		Client: i.cluster.kube.Client, Authorities: authorities(i.cfg.Signers), Namespace: i.cluster.kube.Namespace,
 		Log: i.log, Registerer: i.registry, Report: i.reportCertificates(signerSource),
@@ -48,14 +45,22 @@ func (i *instance) signing() (work []func(context.Context) error, end func(), er
 	}, end, nil
 }
 
-// apart holds CAs in the pod's own namespace, which the configuration does not
-// know, apart from what certificates are written to.
+// apart holds the CAs of signers apart from what certificates are written to,
+// where the configuration leaves a namespace to the pod, whose own it does not
+// know: a leaf's key would take the place of the CA's, or make a CA's Secret of
+// what is no CA.
 func apart(c *config.Config, own string) error {
+	type secret struct{ namespace, name string }
+	signers := map[secret]string{}
 	for _, s := range c.Signers {
-		for _, certificate := range c.Certificates.All() {
-			same := cmp.Or(s.CASecret.Namespace, own) == cmp.Or(certificate.Secret.Namespace, own)
-			if name := s.CASecret.Name; same && (name == certificate.Secret.Name || name == certificate.Secret.Name+issuer.NextSuffix) {
-				return fmt.Errorf("the Secret %s/%s, of the CA of signer %s, is that of certificate %q: name another one", cmp.Or(s.CASecret.Namespace, own), name, s.Name, certificate.Name)
+		signers[secret{cmp.Or(s.CASecret.Namespace, own), s.CASecret.Name}] = s.Name
+	}
+	for _, certificate := range c.Certificates.All() {
+		for _, what := range []struct{ suffix, is string }{{"", "is where certificate %q is written to"}, {issuer.NextSuffix, "holds the next key of certificate %q"}} {
+			at := secret{cmp.Or(certificate.Secret.Namespace, own), certificate.Secret.Name + what.suffix}
+			if name, taken := signers[at]; taken {
+				return &exitError{code: exitUsage, err: fmt.Errorf("the Secret %s/%s of the CA of signer %s "+what.is+"; a CA needs one of its own (where caSecret names no namespace, it is that of the pod, %s)",
+					at.namespace, at.name, name, certificate.Name, own)}
 			}
 		}
 	}

@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -87,5 +90,40 @@ func TestCAsAreApart(t *testing.T) {
 	}
 	if err := apart(c, "own"); err == nil {
 		t.Error("a CA where the next key is kept")
+	}
+}
+
+// TestNothingBeginsInACAsSecret: where the namespace of a CA's Secret is the
+// pod's own, which the configuration does not know, nothing is begun that could
+// write a leaf into it, neither at first nor by a command.
+func TestNothingBeginsInACAsSecret(t *testing.T) {
+	for name, tt := range map[string]struct{ pod, secret, want string }{
+		"the pair":          {"consul", "ca", `the Secret consul/ca of the CA of signer pkiwarden.io/consul is where certificate "a" is written to; a CA needs one of its own (where caSecret names no namespace, it is that of the pod, consul)`},
+		"another namespace": {"vault", "ca", ""},
+		"another Secret":    {"consul", "b", ""},
+		"what looks alike":  {"consul", "ca-next", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+			text := "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: a, user: a}}]\n" +
+				"clusters: [{name: a, cluster: {server: \"https://127.0.0.1:1\"}}]\nusers: [{name: a, user: {}}]\n"
+			if err := os.WriteFile(kubeconfig, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("POD_NAMESPACE", tt.pod)
+			cfg, err := config.Parse("test.yaml", []byte(aSigner+"kubernetes: {kubeconfig: "+kubeconfig+"}\ncertificates: [{name: a, secret: {namespace: consul, name: "+tt.secret+
+				"}, signer: pkiwarden.io/consul, subject: {commonName: a.example}, dnsNames: [a.example], trust: {configMap: {namespace: consul, name: ca}}}]\n"), func(string) string { return "" })
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = newCluster(&app{now: time.Now}, slog.New(slog.DiscardHandler), cfg)
+			var exit *exitError
+			switch {
+			case tt.want == "" && err != nil:
+				t.Error(err)
+			case tt.want != "" && (!errors.As(err, &exit) || exit.code != exitUsage || exit.Error() != tt.want):
+				t.Errorf("%+v", err)
+			}
+		})
 	}
 }

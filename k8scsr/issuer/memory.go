@@ -57,7 +57,7 @@ var knownMarks = []string{AnnotationSigner, AnnotationIssuedAt, AnnotationReques
 // there is nothing to do.
 func (i *Issuer) remember(c *Certificate, look *outlook, o *observation, step k8scsr.Step) {
 	switch {
-	case step.Kind == k8scsr.AwaitIssue && o.csr != nil && i.underWay < mostUnderWay:
+	case step.Kind == k8scsr.AwaitIssue && o.csr != nil && o.csr.Size() <= largestKept && i.underWay < mostUnderWay:
 		i.underWay++
 		look.flight = o
 		o.State = k8scsr.State{}

@@ -25,6 +25,8 @@ const (
 	peersAtOnce      = 8
 	maxPeerBytes     = 256 << 10 // that one handshake may send
 	maxPeers         = 256       // addresses of one certificate
+	maxPeerChain     = 10        // certificates of one that are kept: no path is longer
+	maxPeerOctets    = 95_000    // of those
 	firstPeerPause   = 5 * time.Second
 	longestPeerPause = 5 * time.Minute
 	// Asking takes no more than a fifth of the time: after it, no peers are asked
@@ -226,6 +228,20 @@ func presented(ctx context.Context, address, name string) ([]*x509.Certificate, 
 	}
 	if len(chain) == 0 {
 		return nil, errors.New("handshaking: no certificate was presented")
+	}
+	return bounded(chain)
+}
+
+// bounded is what is kept of a chain until the peers are asked again: they may be
+// many, and what each sends is up to it.
+func bounded(chain []*x509.Certificate) ([]*x509.Certificate, error) {
+	chain = slices.Clone(chain[:min(len(chain), maxPeerChain)])
+	octets := 0
+	for _, cert := range chain {
+		octets += len(cert.Raw)
+	}
+	if octets > maxPeerOctets {
+		return nil, fmt.Errorf("it presents %d octets of certificates, more than %d", octets, maxPeerOctets)
 	}
 	return chain, nil
 }

@@ -193,7 +193,7 @@ func (i *Issuer) begin(ctx context.Context, a *renewal, r RenewRequest) (err err
 		return &ForeignAttempt{req.Name, req.Requester.Username, o.Identity.Username}
 	}
 	if len(c.unnamed) == 0 {
-		a.Differences = k8scsr.Differences(o.Live, c.Spec, o.Trust)
+		a.Differences = o.State.Differences(c.Spec, now)
 	}
 	a.Observed, a.Before, a.After = true, o.Live.Leaf, o.Live.Leaf
 	if r.DryRun {

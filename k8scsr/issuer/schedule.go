@@ -256,7 +256,7 @@ func (i *Issuer) noteRequest(csr *certificatesv1.CertificateSigningRequest) bool
 		return false
 	}
 	a.seen, a.csr = version{csr.Name, csr.ResourceVersion}, nil
-	if len(csr.Status.Certificate)+len(csr.Spec.Request) <= largestKept {
+	if csr.Size() <= largestKept {
 		a.csr = csr
 	}
 	return true

@@ -62,6 +62,9 @@ type cluster struct {
 
 	mu       sync.Mutex // guards what watches use, which run beside the test
 	watchers []*watch.FakeWatcher
+
+	watchedFrom []string // resourceVersion of each watch that was asked for
+	compacted   []string // too old ones
 }
 
 func newCluster(t *testing.T) (*cluster, *authorityPair) {
@@ -119,9 +122,17 @@ func (c *cluster) client() *fake.Clientset {
 		obj, err := c.serve(a)
 		return true, obj, err
 	})
-	cs.AddWatchReactor("*", func(clienttesting.Action) (bool, watch.Interface, error) {
+	cs.AddWatchReactor("*", func(a clienttesting.Action) (bool, watch.Interface, error) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		o := a.(clienttesting.WatchActionImpl).ListOptions
+		c.watchedFrom = append(c.watchedFrom, o.ResourceVersion)
+		if !o.AllowWatchBookmarks || o.TimeoutSeconds == nil {
+			c.t.Errorf("a watch with %+v", o)
+		}
+		if slices.Contains(c.compacted, o.ResourceVersion) {
+			return true, nil, apierrors.NewResourceExpired("too old resource version")
+		}
 		w := watch.NewFake()
 		c.watchers = append(c.watchers, w)
 		return true, w, nil
@@ -179,7 +190,7 @@ func (c *cluster) list(o metav1.ListOptions) (runtime.Object, error) {
 		}
 		return nil, err
 	}
-	out := &certificatesv1.CertificateSigningRequestList{}
+	out := &certificatesv1.CertificateSigningRequestList{ListMeta: metav1.ListMeta{ResourceVersion: strconv.Itoa(c.version)}}
 	size := 0
 	for _, name := range slices.Sorted(maps.Keys(c.csrs)) {
 		csr := c.csrs[name]

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -55,10 +56,9 @@ func (t *tally) add(failed bool, example string) {
 	}
 }
 
-// answerAll goes on with the scan, for some pages. More says that it did not come
-// to the end.
-func (s *Signer) answerAll(ctx context.Context, a *authority, ca *loaded) (more bool, err error) {
-	began := s.now()
+// answerAll goes on with the scan, for some pages of a look that began then, one
+// at least. More says that it did not come to the end.
+func (s *Signer) answerAll(ctx context.Context, a *authority, ca *loaded, began time.Time) (more bool, err error) {
 	for range pagesPerLook {
 		list, err := s.page(ctx, a)
 		if err != nil {

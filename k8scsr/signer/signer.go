@@ -78,7 +78,8 @@ type authority struct {
 	found    []k8scsr.Finding
 
 	mu     sync.Mutex
-	hints  map[string]bool // names of requests that Watch saw approved
+	hints  []string // names of requests that Watch saw approved, each once
+	gap    bool     // it may have missed others
 	status Status
 }
 
@@ -111,7 +112,7 @@ func New(o Options) (*Signer, error) {
 		given.Namespace = cmp.Or(given.Namespace, o.Namespace)
 		given.CertificateKey = cmp.Or(given.CertificateKey, corev1.TLSCertKey)
 		given.KeyKey = cmp.Or(given.KeyKey, corev1.TLSPrivateKeyKey)
-		a := &authority{Authority: given, hints: map[string]bool{}}
+		a := &authority{Authority: given}
 		problems = append(problems, a.validate()...)
 		if slices.ContainsFunc(s.all, func(other *authority) bool { return other.name() == a.name() }) {
 			problems = append(problems, fmt.Errorf("signer %s: there are two of this name", a.name()))
@@ -168,7 +169,7 @@ func (s *Signer) OnceUntil(ctx context.Context) (next time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range s.all {
-		due := a.pace.Due(s.now())
+		due := a.pace.Due(s.now()) || a.err == nil && a.takeMissed()
 		if !due && (a.err != nil || !a.hinted()) {
 			continue
 		}
@@ -224,7 +225,8 @@ func (s *Signer) sum() (next time.Time, err error) {
 
 // look reads the CA and answers requests: those that were hinted at first, so
 // that no flood of others keeps them waiting, then, where all is due, as many of
-// the rest as one look takes. More says that some are left over.
+// the rest as one look takes. Neither takes all of its time. More says that some
+// are left over.
 func (s *Signer) look(ctx context.Context, a *authority, all bool) (more bool, err error) {
 	hints := a.takeHints()
 	now := s.now()
@@ -250,17 +252,19 @@ func (s *Signer) look(ctx context.Context, a *authority, all bool) (more bool, e
 		}
 	}()
 	for n, name := range hints {
-		if s.now().Sub(now) > lookFor {
+		if s.now().Sub(now) > lookFor/2 {
 			a.giveBack(hints[n:])
-			return true, nil
+			more = true
+			break
 		}
 		if err := s.answerNamed(ctx, a, ca, name); err != nil {
 			a.giveBack(hints[n:])
 			return false, err
 		}
 	}
-	if all {
-		return s.answerAll(ctx, a, ca)
+	if !all {
+		return more, nil
 	}
-	return false, nil
+	left, err := s.answerAll(ctx, a, ca, now)
+	return more || left, err
 }

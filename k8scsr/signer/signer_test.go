@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -14,6 +15,8 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/pkiwarden/pkiwarden/k8scsr"
 )
@@ -284,6 +287,60 @@ func TestFlood(t *testing.T) {
 	}
 }
 
+// TestFloodOfApproved: requests are approved faster than they can be signed, and
+// without end. One that is approved among them is signed after those before it,
+// whatever its name, and so is one that the watch did not tell.
+func TestFloodOfApproved(t *testing.T) {
+	c, _ := newCluster(t)
+	s := c.signer()
+	s.once()
+	a := s.all[0]
+	pattern := c.ask("pattern")
+	delete(c.csrs, "pattern")
+	floods := 0
+	flood := func() {
+		floods++
+		more := pattern.DeepCopy()
+		more.Name = fmt.Sprintf("flood-%06d", floods)
+		c.put(more)
+		a.hint(more.Name)
+	}
+	for range 500 {
+		flood()
+	}
+	c.ask("zzz-told")
+	a.hint("zzz-told")
+	c.ask("a-not-told")
+	c.before = func(call string) { // each call takes a while
+		c.now = c.now.Add(50 * time.Millisecond)
+		if call == "get certificatesigningrequests" {
+			flood()
+			flood()
+		}
+	}
+	begun := c.now
+	var told, untold time.Duration
+	for c.now.Sub(begun) < 10*time.Minute && (told == 0 || untold == 0) {
+		next := s.once()
+		if told == 0 && c.leaf("zzz-told") != nil {
+			told = c.now.Sub(begun)
+		}
+		if untold == 0 && c.leaf("a-not-told") != nil {
+			untold = c.now.Sub(begun)
+		}
+		if next.After(c.now) {
+			c.now = next
+		}
+	}
+	// 500 before it, two calls of 50 ms each.
+	if told == 0 || told > 3*time.Minute || untold == 0 || untold > 3*time.Minute {
+		t.Errorf("signed after %v and %v", told, untold)
+	}
+	if len(a.hints) > maxHints {
+		t.Errorf("%d names are kept", len(a.hints))
+	}
+}
+
 // TestExpiredForGood: without a token to go on with, it begins anew.
 func TestExpiredForGood(t *testing.T) {
 	c, _ := newCluster(t)
@@ -353,6 +410,8 @@ func TestWatch(t *testing.T) {
 		woken, ended := 0, make(chan error)
 		go func() { ended <- s.Watch(ctx, func() { woken++ }) }()
 		synctest.Wait()
+		s.once() // what was approved before the watch began
+		woken = 0
 		tell := func(csr *certificatesv1.CertificateSigningRequest) {
 			c.watchers[0].Modify(csr.DeepCopy())
 			synctest.Wait()
@@ -370,6 +429,67 @@ func TestWatch(t *testing.T) {
 		s.once() // its minute has not come: only what was seen is looked at
 		if c.leaf("c") == nil || c.lists != lists {
 			t.Errorf("not signed at once, or by %d lists", c.lists-lists)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestWatchGoesOn: a watch goes on where the one before it ended, so that the
+// server does not tell everything anew every five minutes. Where it cannot, all
+// requests are looked at again: none that was approved meanwhile waits a minute.
+func TestWatchGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := newCluster(t)
+		c.version = 100
+		s := c.signer()
+		s.once()
+		ctx, cancel := context.WithCancel(context.Background())
+		woken, ended := 0, make(chan error)
+		go func() { ended <- s.Watch(ctx, func() { woken++ }) }()
+		synctest.Wait()
+		s.once()
+		last := func() *watch.FakeWatcher { return c.watchers[len(c.watchers)-1] }
+		last().Modify(c.ask("a")) // 101
+		synctest.Wait()
+		s.once()
+		last().Action(watch.Bookmark, &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "140"}})
+		last().Stop()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		gone := c.csrs["a"].DeepCopy()
+		gone.ResourceVersion = "150"
+		last().Delete(gone)
+		last().Stop()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if got := fmt.Sprint(c.watchedFrom); got != "[100 140 150]" {
+			t.Errorf("watched from %s", got)
+		}
+		// What it would go on from is compacted, as the server says in an event.
+		c.version = 200
+		c.ask("b") // 201, which no watch tells
+		woken = 0
+		last().Error(&metav1.Status{Status: metav1.StatusFailure, Code: http.StatusGone, Reason: metav1.StatusReasonExpired, Message: "too old resource version"})
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if s.once(); woken != 1 || c.leaf("b") == nil {
+			t.Errorf("woken %d times after a gap, and b is not signed", woken)
+		}
+		// And as it says when the watch is asked for.
+		c.compacted = []string{"202"}
+		c.ask("c") // 203
+		last().Modify(&certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "202"}})
+		last().Stop()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if s.once(); c.leaf("c") == nil {
+			t.Error("c is not signed at once")
+		}
+		if got := fmt.Sprint(c.watchedFrom); got != "[100 140 150 201 202 203]" {
+			t.Errorf("watched from %s", got)
 		}
 		cancel()
 		if err := <-ended; err != nil {

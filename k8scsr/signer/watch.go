@@ -3,7 +3,6 @@ package signer
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -43,9 +42,10 @@ func (s *Signer) Watch(ctx context.Context, wake func()) error {
 
 func (s *Signer) watch(ctx context.Context, a *authority, wake func()) {
 	pause, healthy := reopenFirst, true
+	from := "" // resourceVersion: what was before is not told
 	for ctx.Err() == nil {
 		opened := s.now()
-		err := s.watchOnce(ctx, a, wake)
+		err := s.watchOnce(ctx, a, &from, wake)
 		if ctx.Err() != nil {
 			return
 		}
@@ -72,13 +72,28 @@ func (s *Signer) watch(ctx context.Context, a *authority, wake func()) {
 }
 
 // watchOnce opens one watch and follows it to its end; nil when the server ended
-// it in the ordinary way.
-func (s *Signer) watchOnce(ctx context.Context, a *authority, wake func()) error {
+// it in the ordinary way. It goes on from where the one before has ended: from
+// nowhere, each would begin with every request that the cluster still has. Where
+// that place is not known, all requests are looked at once more.
+func (s *Signer) watchOnce(ctx context.Context, a *authority, from *string, wake func()) error {
 	ctx, cancel := context.WithTimeout(ctx, watchFor+watchConnect)
 	defer cancel()
+	requests := s.client.CertificatesV1().CertificateSigningRequests()
+	if *from == "" {
+		list, err := do(ctx, call{"list", "certificatesigningrequests", "", ""}, func(ctx context.Context) (*certificatesv1.CertificateSigningRequestList, error) {
+			return requests.List(ctx, metav1.ListOptions{FieldSelector: ofSigner(a), Limit: 1})
+		})
+		if err != nil {
+			return err
+		}
+		*from = list.ResourceVersion
+		a.missed()
+		wake()
+	}
 	seconds := int64(watchFor / time.Second)
-	w, err := s.client.CertificatesV1().CertificateSigningRequests().Watch(ctx, metav1.ListOptions{FieldSelector: ofSigner(a), TimeoutSeconds: &seconds})
+	w, err := requests.Watch(ctx, metav1.ListOptions{FieldSelector: ofSigner(a), TimeoutSeconds: &seconds, ResourceVersion: *from, AllowWatchBookmarks: true})
 	if err != nil {
+		*from = "" // it may be too old
 		return &callError{call{"watch", "certificatesigningrequests", "", ""}, err}
 	}
 	defer w.Stop()
@@ -91,10 +106,15 @@ func (s *Signer) watchOnce(ctx context.Context, a *authority, wake func()) error
 				return nil
 			}
 			if event.Type == watch.Error {
+				*from = ""
 				return apierrors.FromObject(event.Object)
 			}
 			csr, ok := event.Object.(*certificatesv1.CertificateSigningRequest)
-			if !ok || event.Type == watch.Deleted {
+			if !ok {
+				continue
+			}
+			*from = csr.ResourceVersion
+			if event.Type == watch.Deleted || event.Type == watch.Bookmark {
 				continue
 			}
 			// Those that nobody approved are no work: whoever makes them cannot wake us.
@@ -109,9 +129,25 @@ func (s *Signer) watchOnce(ctx context.Context, a *authority, wake func()) error
 func (a *authority) hint(name string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.hints) < maxHints {
-		a.hints[name] = true
+	if len(a.hints) < maxHints && !slices.Contains(a.hints, name) {
+		a.hints = append(a.hints, name)
 	}
+}
+
+// missed notes that requests may have been approved which no watch told.
+func (a *authority) missed() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.gap = true
+}
+
+// takeMissed tells whether there was a gap, once.
+func (a *authority) takeMissed() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	was := a.gap
+	a.gap = false
+	return was
 }
 
 func (a *authority) hinted() bool {
@@ -120,17 +156,21 @@ func (a *authority) hinted() bool {
 	return len(a.hints) > 0
 }
 
-// takeHints are the names so far, in a fixed order.
+// takeHints are the names so far, in the order in which they were seen: who floods
+// the signer with requests waits behind those that were approved before.
 func (a *authority) takeHints() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	names := slices.Sorted(maps.Keys(a.hints))
-	clear(a.hints)
+	names := a.hints
+	a.hints = nil
 	return names
 }
 
+// giveBack puts names before those that were seen meanwhile.
 func (a *authority) giveBack(names []string) {
-	for _, name := range names {
-		a.hint(name)
-	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	later := slices.DeleteFunc(a.hints, func(name string) bool { return slices.Contains(names, name) })
+	all := slices.Concat(names, later)
+	a.hints = all[:min(len(all), maxHints)]
 }

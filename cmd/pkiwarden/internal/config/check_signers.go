@@ -52,7 +52,8 @@ func (d *decoder) checkSignerName(at, name string) {
 }
 
 // checkCASecret holds a CA apart from what certificates are written to: its own
-// key would be overwritten by a leaf's.
+// key would be overwritten by a leaf's. Where one of the two names its namespace
+// and the other leaves it to the pod, that is told as soon as the pod's is known.
 func (d *decoder) checkCASecret(at string, s *CASecret, certificates Certificates) {
 	if s.Namespace != "" {
 		d.name(at+".namespace", s.Namespace, "consul", validation.IsDNS1123Label)
@@ -63,15 +64,19 @@ func (d *decoder) checkCASecret(at string, s *CASecret, certificates Certificate
 	if s.Certificate == s.Key && d.sound(at+".certificate", at+".key") {
 		d.bad(at, "expected two different keys, found %q for certificate and key", s.Key)
 	}
+	secret := s.Namespace + "/" + s.Name
+	if s.Namespace == "" {
+		secret = s.Name + " of the pod's own namespace"
+	}
 	for i, c := range certificates.All() {
-		if s.Namespace != c.Secret.Namespace || s.Name == "" || s.Namespace == "" {
+		if s.Namespace != c.Secret.Namespace || s.Name == "" {
 			continue
 		}
 		switch s.Name {
 		case c.Secret.Name:
-			d.bad(at, "the Secret %s/%s is where certificates[%d] is written to; a CA needs one of its own", s.Namespace, s.Name, i)
+			d.bad(at, "the Secret %s is where certificates[%d] is written to; a CA needs one of its own", secret, i)
 		case c.Secret.Name + "-next":
-			d.bad(at, "the Secret %s/%s holds the next key of certificates[%d]; a CA needs one of its own", s.Namespace, s.Name, i)
+			d.bad(at, "the Secret %s holds the next key of certificates[%d]; a CA needs one of its own", secret, i)
 		}
 	}
 }

@@ -70,11 +70,15 @@ func cut(file string, data []byte) (*pieces, *Problem) {
 			p.tail = here
 			return p, p.tooLarge(file)
 		default:
-			return p, p.problem(file, here, column, "expected an entry with its dash at column %d, what belongs to one, or a key at column 1", p.column)
+			return p, p.misplaced(file, here, column)
 		}
 	}
 	p.tail = piece{len(data), line + 1}
 	return p, p.tooLarge(file)
+}
+
+func (p *pieces) misplaced(file string, at piece, column int) *Problem {
+	return p.problem(file, at, column, "expected an entry with its dash at column %d, what belongs to one, or a key at column 1", p.column)
 }
 
 func (p *pieces) problem(file string, at piece, column int, format string, args ...any) *Problem {
@@ -101,6 +105,18 @@ func (p *pieces) text(i int) []byte {
 		end = p.entries[i+1].offset
 	}
 	return p.data[p.entries[i].offset:end]
+}
+
+// empty tells whether the entry with that index is its dash alone. What follows
+// is not its value, which the parser would take it for.
+func (p *pieces) empty(i int) bool {
+	text := bytes.TrimLeft(p.text(i), " ")[1:]
+	for line := range bytes.Lines(text) {
+		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' {
+			return false
+		}
+	}
+	return true
 }
 
 // around is the file with one short entry instead of all.
@@ -138,13 +154,28 @@ func (p *pieces) parseEntry(file string, i int) (ast.Node, *Problem) {
 	}
 	document, problem := parseYAML(file, text, func(line int) int { return line + at.line - 2 })
 	if problem != nil {
-		return nil, problem
+		return nil, p.dashed(file, i, problem)
 	}
 	list := p.listOf(document, at.line)
 	if list == nil || len(document.(*ast.MappingNode).Values) != keys {
 		return nil, p.problem(file, at, p.column, "expected an entry that can be read by itself, found another YAML structure")
 	}
 	return list.Values[0], nil
+}
+
+// dashed is the problem of an entry that cannot be parsed, which is that of a dash
+// further in than those of the entries where the parser stopped at one.
+func (p *pieces) dashed(file string, i int, problem *Problem) *Problem {
+	line := p.entries[i].line
+	for text := range bytes.Lines(p.text(i)) {
+		rest := bytes.TrimLeft(text, " ")
+		column := len(text) - len(rest) + 1
+		if line == problem.Line && column == problem.Column && column > p.column && (bytes.HasPrefix(rest, []byte("- ")) || string(bytes.TrimSpace(rest)) == "-") {
+			return p.misplaced(file, piece{line: line}, column)
+		}
+		line++
+	}
+	return problem
 }
 
 // listOf is the list of certificates, of one entry whose dash is on that line,

@@ -82,13 +82,7 @@ func (d *decoder) value(n ast.Node, path string, v reflect.Value, tag reflect.St
 	if d.uncut != nil {
 		return
 	}
-	if !d.again {
-		d.values++
-	}
-	if d.values > d.maxValues {
-		if d.values == d.maxValues+1 {
-			d.report(placeOf(n), path, "more than %d values once aliases are followed", d.maxValues)
-		}
+	if !d.count(n, path) {
 		return
 	}
 	n = d.follow(n, path)
@@ -126,6 +120,16 @@ func (d *decoder) value(n ast.Node, path string, v reflect.Value, tag reflect.St
 	}
 }
 
+// count takes one more value or merge in, and tells whether there may be one.
+func (d *decoder) count(n ast.Node, path string) bool {
+	if !d.again {
+		if d.values++; d.values == d.maxValues+1 {
+			d.report(placeOf(n), path, "more than %d values once aliases are followed", d.maxValues)
+		}
+	}
+	return d.values <= d.maxValues
+}
+
 func newValue(t reflect.Type) reflect.Value {
 	v := reflect.New(t)
 	if d, ok := v.Interface().(defaulter); ok {
@@ -161,7 +165,7 @@ func (d *decoder) list(n ast.Node, path string, v reflect.Value, tag reflect.Str
 		at := fmt.Sprintf("%s[%d]", path, i)
 		element := newValue(v.Type().Elem())
 		if entry == nil || entry.Type() == ast.NullType {
-			d.report(placeOf(seq), at, "expected a value, found nothing")
+			d.report(placeOfEntry(seq, i), at, "expected a value, found nothing")
 		} else {
 			d.value(entry, at, element, tag)
 		}
@@ -183,7 +187,7 @@ func (d *decoder) mapping(n ast.Node, path string, v reflect.Value, tag reflect.
 		d.report(placeOf(n), path, "expected %sa mapping with %s, found %s", or, listed(keysOf(fields)), describe(n))
 		return
 	}
-	for _, e := range d.entries(n, path, 0) {
+	for _, e := range d.entries(n, path, nil) {
 		at := join(path, e.key)
 		i := slices.IndexFunc(fields, func(f reflect.StructField) bool { return f.Tag.Get("yaml") == e.key })
 		if i < 0 {
@@ -209,8 +213,9 @@ type entry struct {
 }
 
 // entries lists a mapping's keys: its own, each once, then what it merges in
-// (<<) and does not set itself.
-func (d *decoder) entries(n ast.Node, path string, depth int) []entry {
+// (<<) and does not set itself. It stands within those mappings, each merged by
+// the one before it.
+func (d *decoder) entries(n ast.Node, path string, within []ast.Node) []entry {
 	var own []entry
 	var merges []ast.Node
 	seen := map[string]place{}
@@ -235,7 +240,7 @@ func (d *decoder) entries(n ast.Node, path string, depth int) []entry {
 		own = append(own, entry{name, at, it.Value()})
 	}
 	for _, merge := range merges {
-		for _, e := range d.merged(merge, path, depth) {
+		for _, e := range d.merged(merge, path, append(slices.Clip(within), n)) {
 			if _, set := seen[e.key]; !set {
 				seen[e.key] = e.at
 				own = append(own, e)
@@ -245,26 +250,34 @@ func (d *decoder) entries(n ast.Node, path string, depth int) []entry {
 	return own
 }
 
-func (d *decoder) merged(n ast.Node, path string, depth int) []entry {
+// merged lists what a mapping, or each of a list of mappings, adds to the last of
+// those within which it is merged.
+func (d *decoder) merged(n ast.Node, path string, within []ast.Node) []entry {
 	target := d.follow(n, path)
-	if target == nil {
-		return nil
-	}
-	if depth > maxNesting {
-		d.report(placeOf(n), path, "a merge (<<) contains itself")
-		return nil
-	}
-	switch m := target.(type) {
-	case ast.MapNode:
-		return d.entries(target, path, depth+1)
-	case *ast.SequenceNode:
+	if list, ok := target.(*ast.SequenceNode); ok {
 		var all []entry
-		for _, one := range m.Values {
-			all = append(all, d.merged(one, path, depth+1)...)
+		for _, one := range list.Values {
+			all = append(all, d.mergedOne(one, d.follow(one, path), path, within)...)
 		}
 		return all
 	}
-	d.report(placeOf(n), path, "expected a mapping to merge (<<), found %s", describe(target))
+	return d.mergedOne(n, target, path, within)
+}
+
+func (d *decoder) mergedOne(n, target ast.Node, path string, within []ast.Node) []entry {
+	if target == nil || !d.count(n, path) {
+		return nil
+	}
+	switch _, ok := target.(ast.MapNode); {
+	case !ok:
+		d.report(placeOf(n), path, "expected a mapping to merge (<<), found %s", describe(target))
+	case slices.Contains(within, target):
+		d.report(placeOf(n), path, "a merge (<<) contains itself")
+	case len(within) > maxNesting:
+		d.report(placeOf(n), path, "merges (<<) within merges are too deep: expected at most %d, found more", maxNesting)
+	default:
+		return d.entries(target, path, within)
+	}
 	return nil
 }
 

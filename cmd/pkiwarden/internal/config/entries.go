@@ -62,7 +62,7 @@ func (d *decoder) open(i int, c *Certificate) bool {
 		return false
 	}
 	if node == nil || node.Type() == ast.NullType {
-		d.report(placeOf(d.sequence), path, "expected a value, found nothing")
+		d.report(d.placeOfEntry(i), path, "expected a value, found nothing")
 		return true
 	}
 	d.value(node, path, reflect.ValueOf(c).Elem(), "")
@@ -71,11 +71,22 @@ func (d *decoder) open(i int, c *Certificate) bool {
 
 func entryPath(i int) string { return "certificates[" + strconv.Itoa(i) + "]" }
 
+// placeOfEntry is where an entry of certificates begins, also an empty one.
+func (d *decoder) placeOfEntry(i int) place {
+	if d.pieces == nil {
+		return placeOfEntry(d.sequence, i)
+	}
+	return place{d.pieces.entries[i].line, d.pieces.column}
+}
+
 // nodeOf is the node of one entry, parsed for the occasion where the file has
 // been cut.
 func (d *decoder) nodeOf(i int) (ast.Node, bool) {
 	if d.pieces == nil {
 		return d.sequence.Values[i], true
+	}
+	if d.pieces.empty(i) {
+		return nil, true
 	}
 	node, problem := d.pieces.parseEntry(d.file, i)
 	if problem != nil {

@@ -37,6 +37,13 @@ func TestHostileShapes(t *testing.T) {
 		"many aliases of aliases": func(int) string {
 			return "certificates:\n- &a {dnsNames: &b [" + strings.Repeat("x, ", 900) + "]}\n" + strings.Repeat("- {<<: *a, uris: *b}\n", 19_000/share)
 		},
+		"many merges of merges": func(int) string {
+			doc := "certificates:\n- &x0 {name: a}\n"
+			for i := range 8 {
+				doc += fmt.Sprintf("- &x%d {<<: [%s]}\n", i+1, strings.Repeat(fmt.Sprintf("*x%d, ", i), 900))
+			}
+			return doc
+		},
 		"deliveries of nobody": func(int) string {
 			return string(many(20_000/share, nil)) + "deliver:\n" + strings.Repeat("- {certificate: web}\n", 1000/share)
 		},

@@ -123,7 +123,7 @@ func decode(file string, data []byte) (*decoder, *Config) {
 	case len(data) > maxTextBytes:
 		d.refuse(Problem{File: file, Message: "the file is larger than 1 MiB" + manyCertificates})
 	default:
-		d.whole(string(data), c)
+		d.whole(string(data), c, why)
 	}
 	return d, c
 }
@@ -147,10 +147,15 @@ func (d *decoder) piecewise(p *pieces, c *Config) *Problem {
 	return d.uncut
 }
 
-// whole decodes the text at once.
-func (d *decoder) whole(text string, c *Config) {
+// whole decodes the text at once. Why it was not read piece by piece, nil where
+// that was not tried, tells more than the parser's own problem with the same line,
+// and than that there are too many entries for this.
+func (d *decoder) whole(text string, c *Config, why *Problem) {
 	document, problem := parseYAML(d.file, text, inPlace)
 	if problem != nil {
+		if why != nil && (why.Line == problem.Line || problem.crowded) {
+			problem = why
+		}
 		d.refuse(*problem)
 		return
 	}

@@ -18,6 +18,8 @@ type Problem struct {
 	Column  int    `json:"column,omitempty"` // from 1, in characters
 	Path    string `json:"path,omitempty"`   // tidy.trigger.reclaimableShare, certificates[0].name, or the variable
 	Message string `json:"message"`          // what was expected, what was found, what was probably meant
+
+	crowded bool // a list has too many entries
 }
 
 // Error is FILE:LINE:COLUMN: PATH: MESSAGE.

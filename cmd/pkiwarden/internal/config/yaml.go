@@ -127,6 +127,7 @@ type shape struct {
 	entries map[int]int // entries of the open block list at each column
 	line    int
 	dashes  int // entries that begin on this line
+	crowded bool
 }
 
 // flow counts what is in a flow collection.
@@ -137,7 +138,7 @@ func checkShape(file string, tokens token.Tokens) *Problem {
 	s := shape{keys: map[int]int{}, entries: map[int]int{}}
 	for _, t := range tokens {
 		if message := s.next(t); message != "" {
-			return &Problem{File: file, Line: t.Position.Line, Column: max(t.Position.Column, 1), Message: message}
+			return &Problem{File: file, Line: t.Position.Line, Column: max(t.Position.Column, 1), Message: message, crowded: s.crowded}
 		}
 	}
 	return nil
@@ -172,7 +173,7 @@ func (s *shape) next(t *token.Token) string {
 		if s.dashes++; s.dashes > maxNesting || len(s.entries) > maxNesting {
 			return tooDeep
 		}
-		if s.entries[column] > maxEntries {
+		if s.crowded = s.entries[column] > maxEntries; s.crowded {
 			return fmt.Sprintf("expected at most %d entries in a list, found more", maxEntries)
 		}
 	case token.MappingValueType:
@@ -223,4 +224,16 @@ func placeOf(n ast.Node) place {
 		return place{1, 1}
 	}
 	return place{t.Position.Line, max(t.Position.Column, 1)}
+}
+
+// placeOfEntry is where an entry of a list begins, also an empty one.
+func placeOfEntry(list *ast.SequenceNode, i int) place {
+	switch {
+	case !list.IsFlowStyle && i < len(list.Entries) && list.Entries[i].Start != nil:
+		at := list.Entries[i].Start.Position
+		return place{at.Line, max(at.Column, 1)}
+	case list.Values[i] != nil:
+		return placeOf(list.Values[i])
+	}
+	return placeOf(list)
 }
