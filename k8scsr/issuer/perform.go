@@ -33,8 +33,10 @@ func (i *Issuer) perform(ctx context.Context, c *Certificate, o *observation, st
 		return i.writeNext(ctx, c, o, step.Record, o.key.pem)
 	case k8scsr.DropPending:
 		o.csr, o.csrName = nil, ""
-		i.outlook(c).made = nil
 		err := i.writeNext(ctx, c, o, step.Record, nil)
+		if err == nil {
+			i.outlook(c).made = nil // of the request that was dropped
+		}
 		i.outlook(c).cleared = cleared{err == nil && step.Event != nil && !step.Event.Warning, versionOf(o.next)}
 		return err
 	case k8scsr.CreateRequest:
