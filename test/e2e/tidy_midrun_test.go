@@ -51,8 +51,10 @@ func TestTidyMidRun(t *testing.T) {
 		{"right taken", func(t *testing.T) { rightTakenInMidRun(t, leading, right.in(t)) }},
 		{"leader paused", func(t *testing.T) { leaderPausedInMidRun(t, pods, leading, leader.in(t)) }},
 		{"job stopped", func(t *testing.T) {
-			j := newJobs(t, ctx, w, "pkiwarden-tidy-1", map[string]any{"tidy.mounts": []string{"job"}, "tidy.pause": "500ms"})
-			j.stopped(job.in(t))
+			of := func(name, minInterval string) *jobs {
+				return newJobs(t, ctx, w, name, map[string]any{"tidy.mounts": []string{"job"}, "tidy.pause": "500ms", "tidy.minInterval": minInterval})
+			}
+			of("pkiwarden-tidy-1", "3s").stopped(job.in(t), of("pkiwarden-tidy-2", "10m"))
 		}},
 	})
 	noSecrets(t, ctx, w, append(pods, local)...)
@@ -152,8 +154,9 @@ func leaderPausedInMidRun(t *testing.T, pods []*world.Pod, paused *world.Pod, f 
 }
 
 // stopped: asked to, an interrupted command stops its run. What that deleted is
-// proved by the next call, and the rest is for the one after it.
-func (j *jobs) stopped(f *fleet) {
+// proved by the next call, here one that leaves more time between two runs, and
+// the rest is for the one after it.
+func (j *jobs) stopped(f *fleet, later *jobs) {
 	j.t.Helper()
 	t, ctx := j.t, j.ctx
 	f.revoke(12)
@@ -180,7 +183,7 @@ func (j *jobs) stopped(f *fleet) {
 	deleted, err := status["revoked_cert_deleted_count"].(json.Number).Int64()
 	must(t, err)
 
-	proved := j.report(0, f.Mount)
+	proved := later.report(0, f.Mount)
 	if r := proved.Result; proved.Run || r == nil || r.State != "cancelled" || *r.Deleted != deleted || r.EntriesBefore != 12 || r.EntriesAfter != 12-deleted || !r.CRLRotated {
 		t.Errorf("%d were deleted; proved: %+v, %+v", deleted, proved, r)
 	}
