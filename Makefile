@@ -42,7 +42,7 @@ vet: ## gofmt and go vet
 	go vet ./...
 
 .PHONY: test-unit
-test-unit: ## unit tests alone, in seconds
+test-unit: ## unit tests alone
 	go test $(PKGS)
 
 .PHONY: test-race

@@ -131,18 +131,6 @@ func (d *differences) compareNames(leaf *x509.Certificate, want Spec) {
 	}
 }
 
-// namesOf are the names of a leaf in the notation of generalNames; those of an
-// extension that does not parse are none.
-func namesOf(leaf *x509.Certificate) []string {
-	var out []string
-	for _, ext := range leaf.Extensions {
-		if ext.Id.Equal(oidSubjectAltName) {
-			out, _ = generalNames(ext.Value)
-		}
-	}
-	return out
-}
-
 // leafUsages are a leaf's usages as the API names them, sorted; others by number.
 func leafUsages(leaf *x509.Certificate) []string {
 	var out []string

@@ -89,9 +89,10 @@ func (s Step) Waits() bool {
 // obstacleInterval is how often an obstacle is looked at again.
 const obstacleInterval = time.Minute
 
-// Next decides one step, never two: after each, the world is observed again.
-// Whoever stops between two steps, or is replaced by another instance, goes on
-// from what is stored.
+// Next decides one step, never two: after each it is asked anew, with what was
+// observed since, or with what the API answered to the step's own write. Each write
+// holds only while that is still so. Whoever stops between two steps, or is
+// replaced by another instance, goes on from what is stored.
 //
 // There is at most one open request per certificate, and a key is used for one
 // request only. A request that is no longer wanted is denied where we may
@@ -233,10 +234,11 @@ func (s State) goOn(want Spec, now time.Time) Step {
 }
 
 // withoutRequest is the step while a key is stored and there is no CSR for it.
-// Whether there ever was one cannot be told from one that was removed by hand
-// before its UID was recorded. It is then made again under the same name, for
-// the same key and with the same content: where the answer to its creation was
-// lost, that is what keeps there from being two.
+// That there was one is known by its UID, from the record or, while it is not
+// there, to the process that made it ([State.Made]). Any other cannot tell one that
+// was never made from one that was removed by hand. It is then made again under
+// the same name, for the same key and with the same content: where the answer to
+// its creation was lost, that is what keeps there from being two.
 func (s State) withoutRequest(want Spec, now time.Time) Step {
 	p := s.Pending
 	_, due := want.due(s.Live, s.Trust, now)
@@ -330,9 +332,10 @@ func (s State) judge(r Request, stale bool, want Spec, now time.Time) Step {
 }
 
 // validate holds the answer against the certificate in use, if that is worth
-// keeping and nobody asked for another one in its place. One that must be replaced in any case, since it is not what is wanted
-// or nobody trusts it, may be replaced by one that ends sooner, provided that it
-// was granted the whole lifetime asked for: the shorter one is then our wish.
+// keeping and nobody asked for another one in its place. One that must be replaced
+// in any case, since it is not what is wanted or nobody trusts it, may be replaced
+// by one that ends sooner, provided that it was granted the whole lifetime asked
+// for: the shorter one is then our wish.
 func (s State) validate(r Request, want Spec, now time.Time) (Chain, error) {
 	if !s.Live.Usable(now) || want.replaces(s.Live) {
 		return Validate(r.Certificate, s.Pending.Key, want, s.Trust, now, nil)

@@ -125,17 +125,29 @@ func (s Spec) Changed(leaf *x509.Certificate, recordedSigner string) []string {
 }
 
 func (s Spec) changedNames(leaf *x509.Certificate) []string {
-	var have []string
-	for _, ext := range leaf.Extensions {
-		if !ext.Id.Equal(oidSubjectAltName) {
-			continue
-		}
-		var err error
-		if have, err = generalNames(ext.Value); err != nil {
-			return []string{err.Error()}
-		}
+	have, err := alternativeNames(leaf)
+	if err != nil {
+		return []string{err.Error()}
 	}
 	return difference(have, s.wantedNames())
+}
+
+// namesOf are the names of a leaf in the notation of generalNames; those of an
+// extension that does not parse are none.
+func namesOf(leaf *x509.Certificate) []string {
+	names, _ := alternativeNames(leaf)
+	return names
+}
+
+func alternativeNames(leaf *x509.Certificate) (names []string, err error) {
+	for _, ext := range leaf.Extensions {
+		if ext.Id.Equal(oidSubjectAltName) {
+			if names, err = generalNames(ext.Value); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return names, nil
 }
 
 // difference compares two sorted lists of names.

@@ -237,9 +237,9 @@ func inLastHour(t, now time.Time) bool {
 	return t.After(now.Add(-time.Hour)) && !t.After(now.Add(clockSkew))
 }
 
-// holdUntil tells until when no new attempt may begin, and why; zero when one
-// may. What failed for another Spec does not put off this one, nor
-// what failed before a person asked, but the hourly limit holds all the same.
+// holdUntil tells until when no new attempt may begin, and why; zero when one may.
+// What failed for another Spec does not put off this one, nor what failed before a
+// person asked, but the hourly limit holds all the same.
 func (r Record) holdUntil(want Spec, others []Request, now time.Time) (time.Time, string) {
 	if f := r.LastFailure; f != nil && f.Wanted == want.Fingerprint() && !f.At.Before(want.Replace.AskedAt) &&
 		now.Before(r.RetryAt) && r.RetryAt.Sub(now) <= longestBackOff {

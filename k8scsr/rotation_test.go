@@ -294,14 +294,19 @@ func (r *rotation) run() string {
 
 // histories is how many there are. They take some milliseconds each, most of it
 // to verify real certificates; 20,000 were run once.
-const histories = 400
+func histories() int {
+	if testing.Short() {
+		return 80
+	}
+	return 400
+}
 
 // TestNoClientFailsWhileCAsChange: whatever order an operator, a signer, peers
 // and clients follow, or none, no client that follows the published bundle fails
 // to verify what a peer presents.
 func TestNoClientFailsWhileCAsChange(t *testing.T) {
 	made := newStock(t)
-	changed, swept := 0, 0
+	changed, swept, histories := 0, 0, histories()
 	for seed := range uint64(histories) {
 		r := newRotation(t, made, seed)
 		if why := r.run(); why != "" {

@@ -53,18 +53,23 @@ type instance struct {
 	findings *ops.Findings
 	elector  leader.Elector // nil: this one never leads
 	memory   *issuer.Memory // of the certificates, from one instance to the next
-	local    []*loop.Loop
-	// deliveries are those of local that deliver, by the certificate's name.
-	deliveries map[string][]*loop.Loop
 
-	now   func() time.Time
-	known known
+	deliveries []delivery // this pod's own work
+	now        func() time.Time
+	known      known
+}
+
+// delivery is one certificate on its way to this pod's processes.
+type delivery struct {
+	certificate string
+	deliverer   *deliver.Deliverer
+	loop        *loop.Loop
 }
 
 // newInstance makes everything that does not depend on leading. It opens no
 // connection and starts nothing.
 func newInstance(a *app, log *slog.Logger, cfg *config.Config) (*instance, error) {
-	i := &instance{cfg: cfg, log: log, build: readBuild(), deliveries: map[string][]*loop.Loop{}, now: a.now, memory: &a.memory}
+	i := &instance{cfg: cfg, log: log, build: readBuild(), now: a.now, memory: &a.memory}
 	counts, err := a.counts()
 	if err != nil {
 		return nil, err
@@ -119,9 +124,7 @@ func (i *instance) addDeliveries() ([]ops.Check, error) {
 		if err != nil {
 			return nil, err
 		}
-		i.local = append(i.local, l)
-		i.known.deliverers = append(i.known.deliverers, deliverer)
-		i.deliveries[d.Certificate] = append(i.deliveries[d.Certificate], l)
+		i.deliveries = append(i.deliveries, delivery{d.Certificate, deliverer, l})
 		checks = append(checks, ops.Check{Name: "delivered-" + d.Certificate, Ready: func() error {
 			if !deliverer.Delivered() {
 				return errors.New("no pair has been delivered yet")
@@ -135,8 +138,10 @@ func (i *instance) addDeliveries() ([]ops.Check, error) {
 // published lets this pod deliver a certificate at once that it has just
 // published itself. What another pod published is found by looking.
 func (i *instance) published(certificate string) {
-	for _, l := range i.deliveries[certificate] {
-		l.Wake()
+	for _, d := range i.deliveries {
+		if d.certificate == certificate {
+			d.loop.Wake()
+		}
 	}
 }
 
@@ -219,8 +224,8 @@ func (i *instance) run(ctx context.Context) error {
 
 	i.findings.SettleBut(i.sources())
 	var work []func(context.Context) error
-	for _, l := range i.local {
-		work = append(work, l.Run)
+	for _, d := range i.deliveries {
+		work = append(work, d.loop.Run)
 	}
 	if i.elector != nil {
 		work = append(work, func(ctx context.Context) error { return i.elector.Run(ctx, i.lead) })

@@ -51,7 +51,7 @@ deliver:
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() {
-			ended <- loop.Group(ctx, i.local[0].Run, func(ctx context.Context) error {
+			ended <- loop.Group(ctx, i.deliveries[0].loop.Run, func(ctx context.Context) error {
 				time.Sleep(time.Second)
 				i.lead(ctx)
 				return nil

@@ -33,8 +33,6 @@ const lookLate = 3 * time.Minute
 // known is where an instance finds what its status shows. What the leader's work
 // is asked for is set while that work goes on, and gone with it.
 type known struct {
-	deliverers []*deliver.Deliverer // set before anybody asks
-
 	mu           sync.Mutex
 	leading      bool
 	leadingSince time.Time // zero: it has not campaigned yet
@@ -90,8 +88,8 @@ func (i *instance) status() ops.Status {
 		}
 	}
 	s.Loops = loopsOf(i.loops.States(), now, doubt)
-	for _, d := range k.deliverers {
-		s.Deliveries = append(s.Deliveries, deliveryOf(d.Status(), doubt))
+	for _, d := range i.deliveries {
+		s.Deliveries = append(s.Deliveries, deliveryOf(d.deliverer.Status(), doubt))
 	}
 	if leading && len(i.cfg.Certificates) > 0 {
 		addCertificates(&s, certificates, now, doubt)

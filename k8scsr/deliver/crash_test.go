@@ -141,6 +141,7 @@ func TestCrashAtEverySystemCall(t *testing.T) {
 	for _, s := range scenes(t) {
 		for _, call := range []string{"openat", "mkdirat", "write", "fchmod", "fsync", "symlinkat", "/^renameat", "unlinkat"} {
 			t.Run(s.name+"/"+strings.Trim(call, "/^"), func(t *testing.T) {
+				t.Parallel()
 				kills := 0
 				step := 1
 				if testing.Short() {
@@ -196,6 +197,7 @@ func TestFaultAtEverySystemCall(t *testing.T) {
 		{"/^renameat", "EIO", "input/output error"},
 	} {
 		t.Run(strings.Trim(fault.call, "/^")+" "+fault.errno, func(t *testing.T) {
+			t.Parallel()
 			faults := 0
 			for n := 1; ; n++ {
 				directory, pair := s.stage(t)

@@ -81,23 +81,24 @@ type process struct {
 	pod       string
 	killAfter int  // this many writes are done, then nothing any more; negative: never
 	losesLast bool // the last write is done, but its answer never arrives
+	ends      error
 }
 
 var errKilled = errors.New("the process is dead")
 
-func (c *cluster) process(pod string) *process { return &process{c, pod, -1, false} }
+func (c *cluster) process(pod string) *process { return &process{c, pod, -1, false, errKilled} }
 
 func (p *process) client() *fake.Clientset {
 	cs := &fake.Clientset{}
 	cs.AddReactor("*", "*", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		if p.killAfter == 0 {
-			return true, nil, errKilled
+			return true, nil, p.ends
 		}
 		writes := len(p.cluster.writes)
 		obj, err := p.cluster.serve(a, p.pod)
 		if p.killAfter > 0 && len(p.cluster.writes) > writes {
 			if p.killAfter--; p.killAfter == 0 && p.losesLast {
-				return true, nil, errKilled
+				return true, nil, p.ends
 			}
 		}
 		return true, obj, err

@@ -70,7 +70,7 @@ var fates = []fate{
 func TestEveryEndOverDays(t *testing.T) {
 	seeds, length := 1, 30*time.Hour
 	if testing.Short() {
-		length = 8 * time.Hour
+		length = 4 * time.Hour
 	}
 	for _, f := range fates {
 		for seed := range seeds {

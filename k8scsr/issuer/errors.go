@@ -54,11 +54,12 @@ func (e *callError) Error() string {
 	return fmt.Sprintf("asking the Kubernetes API to %s %s: %v", e.verb, e.object(), e.err)
 }
 
-// unreachable tells a connection that failed from an answer that says no.
+// unreachable tells a connection that failed, and an answer that does not come in
+// time, from an answer that says no and from a request that was never sent.
 func unreachable(err error) bool {
 	var status apierrors.APIStatus
 	var network net.Error
-	return !errors.As(err, &status) && (errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded))
+	return !errors.As(err, &status) && errors.As(err, &network)
 }
 
 // do makes one request under the deadline that every request has.
@@ -101,10 +102,10 @@ func (i *Issuer) namespaceOf(ctx context.Context, namespace string, err error) e
 	return err
 }
 
-// Undetermined tells an error that leaves open how things are: the API gave no
-// answer, or one that says it cannot give one now (429, 5xx).
+// Undetermined tells an error that leaves open how things are: the API was not
+// asked in time, gave no answer, or one that says it cannot give one now (429, 5xx).
 func Undetermined(err error) bool {
-	return unreachable(err) || errors.Is(err, ErrUnfinished) || apierrors.IsTooManyRequests(err) || apierrors.IsInternalError(err) ||
+	return unreachable(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrUnfinished) || apierrors.IsTooManyRequests(err) || apierrors.IsInternalError(err) ||
 		apierrors.IsServiceUnavailable(err) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err)
 }
 

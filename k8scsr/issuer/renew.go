@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -135,7 +134,7 @@ func (i *Issuer) Renew(ctx context.Context, r RenewRequest) ([]Renewal, error) {
 	}
 	var out []Renewal
 	for _, a := range all {
-		if ctx.Err() != nil && !a.finished && (a.Step.Kind == "" || outOfTime(a.Err)) {
+		if ctx.Err() != nil && !a.finished && (a.Step.Kind == "" || errors.Is(a.Err, context.DeadlineExceeded)) {
 			a.Err = ErrUnfinished
 		}
 		out = append(out, a.Renewal)
@@ -222,11 +221,4 @@ func (a *renewal) see(want k8scsr.Spec, s k8scsr.State, step k8scsr.Step, now ti
 	if !a.Obstructed && k8scsr.Due(s, want, now) { // else what is wanted may not be known
 		a.Needed, _ = want.Needed(s.Live, s.Trust, now)
 	}
-}
-
-// outOfTime tells an error that is about the time left and nothing else: the
-// client's own limiter (golang.org/x/time/rate) gives up before a deadline that
-// it sees it cannot meet, and has no error value for that.
-func outOfTime(err error) bool {
-	return err != nil && (errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "would exceed context deadline"))
 }

@@ -250,3 +250,32 @@ func TestRenewWithoutTime(t *testing.T) {
 		}
 	}
 }
+
+// errNotSent is what a client says that keeps to a limit of its own, where the
+// deadline comes before the request's turn.
+type errNotSent struct{}
+
+func (errNotSent) Error() string        { return "not sent" }
+func (errNotSent) Is(target error) bool { return target == context.DeadlineExceeded }
+
+// TestRenewBeforeItsTurn: a request that could not be sent in time is no error of
+// the API's, and what was not looked at for that is unknown.
+func TestRenewBeforeItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := issued(t)
+		p := c.process("pod-b")
+		p.killAfter, p.ends = 0, errNotSent{}
+		s, began, start := p.issuer(vaultTLS()), c.now, time.Now()
+		s.now = func() time.Time { return began.Add(time.Since(start)) }
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		got, err := s.Renew(ctx, RenewRequest{})
+		if !errors.Is(err, context.DeadlineExceeded) || len(got) != 1 || got[0].Observed || got[0].Err != ErrUnfinished {
+			t.Errorf("%+v, %v", got, err)
+		}
+	})
+	err := &callError{call{"get", "secrets", "vault", "vault-tls"}, errNotSent{}}
+	if !Undetermined(err) || strings.Contains(err.Error(), "cannot be reached") {
+		t.Errorf("taken for an API that cannot be reached, or for an answer: %v", err)
+	}
+}

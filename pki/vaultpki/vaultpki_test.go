@@ -299,7 +299,7 @@ func TestCRLCutShort(t *testing.T) {
 	defer server.Close()
 	defer close(hang)
 	f := &fake{t: t, server: server}
-	v, err := vaultpki.New(vaultpki.Options{Client: f.client(), SlowTimeout: 200 * time.Millisecond})
+	v, err := vaultpki.New(vaultpki.Options{Client: f.client(), SlowTimeout: 2 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -359,7 +359,7 @@ var approvals = map[string]string{
 func requestOf(t *testing.T, ctx context.Context, w *world.World, name string) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	var found *certificatesv1.CertificateSigningRequest
-	must(t, world.Eventually(ctx, 20*time.Second, func(ctx context.Context) error {
+	must(t, world.Eventually(ctx, slowest, func(ctx context.Context) error {
 		list, err := w.Client.CertificatesV1().CertificateSigningRequests().List(ctx, metav1.ListOptions{LabelSelector: "pkiwarden.io/certificate=" + world.Namespace + "_" + name + "-tls"})
 		if err != nil {
 			return err

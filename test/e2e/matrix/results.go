@@ -3,14 +3,13 @@ package matrix
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pkiwarden/pkiwarden/test/e2e/dated"
 )
 
 // Sums count the outcomes.
@@ -169,52 +168,17 @@ func grouped(n int) string {
 	return text
 }
 
-// Write writes a report into the folder, named by its day. A partial one is
-// named so, and does not count as a result.
-func Write(folder, report string, m Made, partial bool) (file string, err error) {
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return "", fmt.Errorf("writing the results: %w", err)
-	}
-	name := m.At.UTC().Format(time.DateOnly)
-	if partial {
-		name += "-partial"
-	}
-	file = filepath.Join(folder, name+".md")
-	if err := os.WriteFile(file, []byte(report), 0o644); err != nil {
-		return "", fmt.Errorf("writing the results: %w", err)
-	}
-	return file, nil
-}
-
 var sumsLine = regexp.MustCompile(`(?m)^(\d+) runs, (\d+) violations, (\d+) points not reached, (\d+) errors of the harness\.$`)
 
-// Newest reads the last results in the folder. It fails with [fs.ErrNotExist]
-// where there are none.
+// Newest reads the last results in the folder; see [dated.Newest].
 func Newest(folder string) (day time.Time, s Sums, err error) {
-	files, err := filepath.Glob(filepath.Join(folder, "*.md"))
+	report, err := dated.Newest(folder)
 	if err != nil {
-		return day, s, err
+		return day, s, fmt.Errorf("fault matrix: %w", err)
 	}
-	var newest string
-	for _, file := range files {
-		at, err := time.Parse(time.DateOnly+".md", filepath.Base(file))
-		if err == nil && at.After(day) {
-			day, newest = at, file
-		}
-	}
-	if newest == "" {
-		return day, s, fmt.Errorf("finding results of the fault matrix in %s: %w", folder, fs.ErrNotExist)
-	}
-	text, err := os.ReadFile(newest)
-	if err != nil {
-		return day, s, fmt.Errorf("reading the results: %w", err)
-	}
-	found := sumsLine.FindStringSubmatch(string(text))
+	found := sumsLine.FindStringSubmatch(report.Text)
 	if found == nil {
-		return day, s, fmt.Errorf("reading the results %s: no line says how many runs and violations there were", newest)
-	}
-	if strings.Contains(string(text), "**Partial") {
-		return day, s, fmt.Errorf("reading the results %s: they are partial", newest)
+		return day, s, fmt.Errorf("reading the results %s: no line says how many runs and violations there were", report.File)
 	}
 	var errs []error
 	for n, to := range []*int{&s.Runs, &s.Violations, &s.Missed, &s.Harness} {
@@ -222,7 +186,7 @@ func Newest(folder string) (day time.Time, s Sums, err error) {
 		*to, err = strconv.Atoi(found[n+1])
 		errs = append(errs, err)
 	}
-	return day, s, errors.Join(errs...)
+	return report.Day, s, errors.Join(errs...)
 }
 
 // EnoughRuns is how many runs a result needs that the README quotes.

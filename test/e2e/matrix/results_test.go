@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/pkiwarden/pkiwarden/test/e2e/dated"
 )
 
 // TestReadmeQuotesTheNewestResults: what the README says of the fault matrix is
@@ -99,7 +101,7 @@ func TestReport(t *testing.T) {
 		}
 	}
 	folder := t.TempDir()
-	file, err := Write(folder, report, made, false)
+	file, err := dated.Write(folder, report, made.At, false)
 	if err != nil || filepath.Base(file) != "2026-11-21.md" {
 		t.Fatalf("%s, %v", file, err)
 	}

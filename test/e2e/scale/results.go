@@ -4,15 +4,14 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pkiwarden/pkiwarden/test/e2e/dated"
 )
 
 // Made is how the results came about.
@@ -188,60 +187,25 @@ func list(all []string) string {
 	return strings.Join(all[:len(all)-1], ", ") + " and " + all[len(all)-1]
 }
 
-// Write writes a report into the folder, named by its day. A partial one is
-// named so, and does not count as a result.
-func Write(folder, report string, m Made, partial bool) (file string, err error) {
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return "", fmt.Errorf("writing the results: %w", err)
-	}
-	name := m.At.UTC().Format(time.DateOnly)
-	if partial {
-		name += "-partial"
-	}
-	file = filepath.Join(folder, name+".md")
-	if err := os.WriteFile(file, []byte(report), 0o644); err != nil {
-		return "", fmt.Errorf("writing the results: %w", err)
-	}
-	return file, nil
-}
-
 var tableRow = regexp.MustCompile(`(?m)^\| ([\d,]+) \| ([^|]+) \| ([^|]+) \| [^|]+ \| ([^|]+) \| ([^|]+) \| [^|]+ \| [^|]+ \| (\d+) \|$`)
 
-// Newest reads the last results in the folder. It fails with [fs.ErrNotExist]
-// where there are none.
+// Newest reads the last results in the folder; see [dated.Newest].
 func Newest(folder string) (day time.Time, rows []Row, err error) {
-	files, err := filepath.Glob(filepath.Join(folder, "*.md"))
+	report, err := dated.Newest(folder)
 	if err != nil {
-		return day, nil, err
-	}
-	var newest string
-	for _, file := range files {
-		at, err := time.Parse(time.DateOnly+".md", filepath.Base(file))
-		if err == nil && at.After(day) {
-			day, newest = at, file
-		}
-	}
-	if newest == "" {
-		return day, nil, fmt.Errorf("finding results of many certificates in %s: %w", folder, fs.ErrNotExist)
-	}
-	text, err := os.ReadFile(newest)
-	if err != nil {
-		return day, nil, fmt.Errorf("reading the results: %w", err)
-	}
-	if strings.Contains(string(text), "**Partial") {
-		return day, nil, fmt.Errorf("reading the results %s: they are partial", newest)
+		return day, nil, fmt.Errorf("many certificates: %w", err)
 	}
 	var errs []error
-	for _, cells := range tableRow.FindAllStringSubmatch(string(text), -1) {
+	for _, cells := range tableRow.FindAllStringSubmatch(report.Text, -1) {
 		size, err := strconv.Atoi(strings.ReplaceAll(cells[1], ",", ""))
 		wrong, err2 := strconv.Atoi(cells[6])
 		errs = append(errs, err, err2)
 		rows = append(rows, Row{Size: size, Calls: cells[2], Took: cells[3], Most: cells[4], Minutes: cells[5], Wrong: wrong})
 	}
 	if len(rows) == 0 {
-		return day, nil, fmt.Errorf("reading the results %s: no row tells of any size", newest)
+		return day, nil, fmt.Errorf("reading the results %s: no row tells of any size", report.File)
 	}
-	return day, rows, errors.Join(errs...)
+	return report.Day, rows, errors.Join(errs...)
 }
 
 // QuotedSizes are those that results need which the README quotes.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/pkiwarden/pkiwarden/test/e2e/dated"
 )
 
 // TestReadmeQuotesTheNewestResults: what the README says of many certificates is
@@ -59,7 +61,7 @@ func TestReport(t *testing.T) {
 		}
 	}
 	folder := t.TempDir()
-	file, err := Write(folder, report, made, false)
+	file, err := dated.Write(folder, report, made.At, false)
 	if err != nil || filepath.Base(file) != "2026-11-21.md" {
 		t.Fatalf("%s, %v", file, err)
 	}
@@ -81,13 +83,13 @@ func TestPartialReport(t *testing.T) {
 			t.Fatal("it counts as complete")
 		}
 		folder := t.TempDir()
-		if _, err := Write(folder, Report(results, made), made, true); err != nil {
+		if _, err := dated.Write(folder, Report(results, made), made.At, true); err != nil {
 			t.Fatal(err)
 		}
 		if _, _, err := Newest(folder); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("a partial result counts: %v", err)
 		}
-		if _, err := Write(folder, Report(results, made), made, false); err != nil {
+		if _, err := dated.Write(folder, Report(results, made), made.At, false); err != nil {
 			t.Fatal(err)
 		}
 		if _, _, err := Newest(folder); err == nil {

@@ -8,14 +8,14 @@ import (
 // TestPastedKeyIsNotSaid: somebody puts the CA's key where the name of its entry
 // belongs. The message names the place, and nothing of the key.
 func TestPastedKeyIsNotSaid(t *testing.T) {
-	const secret = "MHcCAQEEIMXtsOSzB"
+	const secret = "VGhpcyB0ZXh0IG9ubHkgc3RhbmRzIHdoZXJlIGEga2V5IHdvdWxkIGJlLg==" // it says in base64 that it is none
 	for _, where := range []string{"name", "certificate", "key"} {
 		text := "signers:\n  - name: pkiwarden.io/consul\n    maxLifetime: 720h\n    allow: {dnsNames: [a.example]}\n" +
 			"    caSecret:\n      namespace: pkiwarden\n"
 		for _, entry := range []string{"name", "certificate", "key"} {
 			value := " consul-ca"
 			if entry == where {
-				value = " |\n        -----BEGIN EC PRIVATE KEY-----\n        " + secret + "/cPSaGey3iZh\n        -----END EC PRIVATE KEY-----"
+				value = " |\n        -----BEGIN EC PRIVATE KEY-----\n        " + secret + "\n        -----END EC PRIVATE KEY-----"
 			}
 			text += "      " + entry + ":" + value + "\n"
 		}

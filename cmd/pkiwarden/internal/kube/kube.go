@@ -47,8 +47,9 @@ type Cluster struct {
 // asked for with a limit, 4 MiB, or 10 MiB where the limit is one object. Beyond
 // that the error wraps [http.MaxBytesError]. It does not wait and
 // try again when the server asks for that (Retry-After): the error says so at
-// once, and whoever called decides. A token file is read again once a minute,
-// and after an answer 401.
+// once, and whoever called decides. Nor does it wait for a request's turn under
+// Options.QPS where its deadline comes first: that is [ErrNotSent]. A token file is
+// read again once a minute, and after an answer 401.
 func New(o Options) (*Cluster, error) {
 	config, namespace, err := find(o.Kubeconfig)
 	if err != nil {
@@ -64,6 +65,7 @@ func New(o Options) (*Cluster, error) {
 	if config.Burst <= 0 {
 		config.Burst = 40
 	}
+	config.RateLimiter = newLimiter(config.QPS, config.Burst)
 	config.UserAgent = "pkiwarden/" + o.Version
 	if config.BearerTokenFile != "" {
 		// client-go reads the file once a minute. This way it does so, too,

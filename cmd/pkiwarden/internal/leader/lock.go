@@ -2,7 +2,7 @@ package leader
 
 import (
 	"context"
-	"strings"
+	"errors"
 	"sync"
 	"time"
 
@@ -146,10 +146,8 @@ func (l *lock) report(verb string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case err != nil && l.failure != nil && strings.Contains(err.Error(), "would exceed context deadline"):
-		// The client's own limiter saw that there is no time left to ask
-		// (golang.org/x/time/rate, without an error value): what failed before
-		// is the reason.
+	case l.failure != nil && errors.Is(err, kube.ErrNotSent):
+		// There was no time left to ask: what failed before is the reason.
 	case err != nil:
 		l.failing = verb
 		l.failure = kube.Explain(err, verb, leases, l.o.Namespace, l.o.Name)

@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pkiwarden/pkiwarden/test/e2e/dated"
 	"github.com/pkiwarden/pkiwarden/test/e2e/matrix"
 	"github.com/pkiwarden/pkiwarden/test/e2e/servers"
 )
@@ -93,7 +94,7 @@ func run(ctx context.Context, o options) (err error) {
 	report := matrix.Report(outcomes, made)
 	fmt.Printf("\n%s\n", report)
 	if o.out != "" {
-		file, writing := matrix.Write(o.out, report, made, interrupted)
+		file, writing := dated.Write(o.out, report, made.At, interrupted)
 		if writing != nil {
 			return errors.Join(err, writing)
 		}

@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pkiwarden/pkiwarden/test/e2e/dated"
 	"github.com/pkiwarden/pkiwarden/test/e2e/scale"
 	"github.com/pkiwarden/pkiwarden/test/e2e/servers"
 )
@@ -85,7 +86,7 @@ func run(ctx context.Context, o options) (err error) {
 	fmt.Printf("\n%s\n", report)
 	complete := made.Complete(results)
 	if o.out != "" {
-		file, err := scale.Write(o.out, report, made, !complete)
+		file, err := dated.Write(o.out, report, made.At, !complete)
 		if err != nil {
 			return err
 		}
