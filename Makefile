@@ -34,7 +34,7 @@ demo: ## the main job on real servers of this machine (KEEP=1 runs on)
 	go run ./test/e2e/demo
 
 .PHONY: test
-test: vet test-unit test-race e2e ## every test: vet, unit, unit with -race, end to end
+test: vet test-long test-race e2e ## every test: vet, unit, unit with -race, end to end
 
 .PHONY: vet
 vet: ## gofmt and go vet
@@ -42,7 +42,11 @@ vet: ## gofmt and go vet
 	go vet ./...
 
 .PHONY: test-unit
-test-unit: ## unit tests alone
+test-unit: ## unit tests in seconds, with shorter simulations
+	go test -short $(PKGS)
+
+.PHONY: test-long
+test-long: ## unit tests with whole simulations
 	go test $(PKGS)
 
 .PHONY: test-race
