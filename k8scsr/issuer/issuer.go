@@ -235,6 +235,10 @@ func (c *Certificate) validate() []error {
 			add("trust: it has no name")
 		}
 	}
+	if ref := c.Trust.Secret; ref != nil && ref.Namespace == c.Namespace &&
+		(ref.Name == c.nextName() || ref.Name == c.Secret && slices.Contains([]string{c.Keys.Certificate, c.Keys.Key, c.Keys.CA}, ref.Key)) {
+		add("trust: Secret %s/%s, key %s, is written by the issuer itself", ref.Namespace, ref.Name, ref.Key)
+	}
 	problems = append(problems, c.validatePeers()...)
 	return append(problems, c.validateSources()...)
 }

@@ -333,7 +333,7 @@ func TestAdoptedPairIsReplacedTrustFirst(t *testing.T) {
 	}
 }
 
-func TestPeersMustBeAddresses(t *testing.T) {
+func TestTrustMustMakeSense(t *testing.T) {
 	for _, c := range []struct {
 		edit func(*Certificate)
 		want string
@@ -343,6 +343,8 @@ func TestPeersMustBeAddresses(t *testing.T) {
 		{func(c *Certificate) { c.Spec.Peers = []string{"vault:0"} }, `peer "vault:0" is not host:port`},
 		{func(c *Certificate) { c.Spec.Peers = slices.Repeat([]string{"vault:1"}, 33) }, "it has 33 entries, more than 32"},
 		{func(c *Certificate) { c.Spec.Settle = -1 }, "settle: -1ns is less than nothing"},
+		{func(c *Certificate) { c.Trust = TrustSource{Secret: &KeyRef{Name: "vault-tls"}} }, "trust: Secret vault/vault-tls, key ca.crt, is written by the issuer itself"},
+		{func(c *Certificate) { c.Trust = TrustSource{Secret: &KeyRef{Name: "vault-tls-next", Key: "x"}} }, "trust: Secret vault/vault-tls-next, key x, is written by the issuer itself"},
 	} {
 		_, err := New(Options{Client: newCluster(t).process("p").client(), Certificates: List{vaultTLS(c.edit)}})
 		if err == nil || !strings.Contains(err.Error(), c.want) {

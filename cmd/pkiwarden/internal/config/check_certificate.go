@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -76,6 +77,7 @@ func (d *decoder) checkCertificate(at string, i int, c *Certificate) {
 	d.checkNames(at, c)
 	d.checkKey(at+".key", &c.Key)
 	d.checkTrust(at+".trust", &c.Trust)
+	d.checkSource(at+".trust.secret", c)
 	d.checkTimes(at, c)
 	d.checkWindows(at+".windows", c.Windows)
 }
@@ -212,7 +214,9 @@ func (d *decoder) checkNames(at string, c *Certificate) {
 		if !d.sound(here) {
 			continue
 		}
-		if len(rule(name)) > 0 {
+		if _, err := netip.ParseAddr(name); err == nil {
+			d.bad(here, "expected a DNS name, found the address %s; addresses belong under ipAddresses", name)
+		} else if len(rule(name)) > 0 {
 			d.bad(here, "expected a DNS name such as vault.vault.svc or *.vault-internal, in lower case, found %s", quote(name))
 		} else if repeated[i] {
 			d.bad(here, "%q is listed twice", name)
@@ -266,6 +270,19 @@ func (d *decoder) checkTrust(at string, t *Trust) {
 		d.bad(at, "expected one of configMap, file or secret, found %d", kinds)
 	}
 	d.checkPeers(at, t, kinds)
+}
+
+// checkSource holds the bundle apart from what is written itself: from there it
+// would follow nothing but itself.
+func (d *decoder) checkSource(at string, c *Certificate) {
+	source := c.Trust.Secret
+	if source == nil || source.Namespace != c.Secret.Namespace || source.Name == "" {
+		return
+	}
+	keys := c.SecretKeys
+	if source.Name == c.Secret.Name+"-next" || source.Name == c.Secret.Name && slices.Contains([]string{keys.Certificate, keys.Key, keys.CA}, source.Key) {
+		d.bad(at, "the Secret %s/%s is written by pkiwarden itself; name what the CA's owner keeps", source.Namespace, source.Name)
+	}
 }
 
 // What trust holds at most.

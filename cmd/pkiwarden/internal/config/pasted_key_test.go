@@ -25,3 +25,19 @@ func TestPastedKeyIsNotSaid(t *testing.T) {
 		}
 	}
 }
+
+// TestPastedSecretIsNotSaid: so it is with what has no armour around it.
+func TestPastedSecretIsNotSaid(t *testing.T) {
+	for secret, said := range map[string]bool{
+		"VGhpcyB0ZXh0IG9ubHkgc3RhbmRzIHdoZXJlIGEga2V5IHdvdWxkIGJlLg==": false,
+		"hvs.CAESmadeUpForThisTest":                                    false,
+		"11111111-2222-3333-4444-abcdefabcdef":                         false,
+		"vault_server_with_a_name_that_is_rather_long_for_a_name":      true,
+		"Vault1.example.com":                                           true,
+	} {
+		_, err := Parse("x.yml", []byte("certificates:\n- {name: a, secret: {namespace: vault, name: \""+secret+"_\"}, dnsNames: [a.example]}\n"), noEnv)
+		if err == nil || !strings.Contains(err.Error(), "certificates[0].secret.name") || strings.Contains(err.Error(), secret[:8]) != said {
+			t.Errorf("%s: %v", secret, err)
+		}
+	}
+}

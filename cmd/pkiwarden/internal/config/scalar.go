@@ -71,6 +71,24 @@ func describe(n ast.Node) string {
 // userinfo is what may stand before the host of an address.
 var userinfo = regexp.MustCompile(`://.*@`)
 
+// The forms of keys and tokens that can stand by themselves: base64 of any kind
+// without its armour, Vault's tokens, and UUIDs, as Consul's are.
+var (
+	encoded = regexp.MustCompile(`[A-Za-z0-9+_=-]{32,}`)
+	tokens  = regexp.MustCompile(`\bhv[sbr]\.[A-Za-z0-9_-]{8}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}`)
+)
+
+// secretive tells whether the text may be a secret: it has the form of one. A
+// name is in lower case.
+func secretive(s string) bool {
+	for _, run := range encoded.FindAllString(s, -1) {
+		if strings.ToLower(run) != run && strings.ToUpper(run) != run && strings.ContainsAny(run, "0123456789") {
+			return true
+		}
+	}
+	return tokens.MatchString(s)
+}
+
 // quote shortens what is too long for a message.
 func quote(s string) string {
 	const most = 60
@@ -78,6 +96,9 @@ func quote(s string) string {
 	// nor do the user and password of an address.
 	if strings.Contains(s, "PRIVATE KEY") {
 		return `"[private key]"`
+	}
+	if secretive(s) {
+		return `"[what looks like a key or a token]"`
 	}
 	s = userinfo.ReplaceAllString(s, "://[redacted]@")
 	if utf8.RuneCountInString(s) > most {
