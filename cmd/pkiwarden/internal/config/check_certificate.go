@@ -61,12 +61,12 @@ func (d *decoder) checkCertificate(at string, i int, c *Certificate) {
 	d.name(at+".name", c.Name, "vault-server", validation.IsDNS1123Label)
 	d.object(at+".secret", c.Secret.Namespace, c.Secret.Name)
 	if first, twice := d.names[c.Name]; twice && c.Name != "" {
-		d.bad(at+".name", "certificates[%d] has the name %s already", first, quote(c.Name))
+		d.badOf(at, ".name", "certificates[%d] has the name %s already", first, quote(c.Name))
 	} else {
 		d.names[c.Name] = i
 	}
 	if first, twice := d.secrets[c.Secret]; twice && c.Secret.Name != "" {
-		d.bad(at+".secret", "certificates[%d] is kept in the Secret %s/%s already", first, c.Secret.Namespace, c.Secret.Name)
+		d.badOf(at, ".secret", "certificates[%d] is kept in the Secret %s/%s already", first, c.Secret.Namespace, c.Secret.Name)
 	} else {
 		d.secrets[c.Secret] = i
 	}

@@ -24,6 +24,7 @@ const (
 type decoder struct {
 	file       string
 	problems   Problems          // the first maxKept
+	said       map[said]bool     // those of certificates
 	found      int               // all of them
 	unreadable bool              // the file is not YAML
 	places     map[string]place  // of each value that the file sets, by path, outside certificates
@@ -49,7 +50,7 @@ type decoder struct {
 
 func newDecoder(file string) *decoder {
 	return &decoder{
-		file: file, places: map[string]place{}, failed: map[string]bool{},
+		file: file, said: map[said]bool{}, places: map[string]place{}, failed: map[string]bool{},
 		env: map[string]string{}, anchors: map[string][]*ast.AnchorNode{}, maxValues: maxValues,
 		entry: opened{places: map[string]place{}, failed: map[string]bool{}},
 		names: map[string]int{}, secrets: map[ObjectName]int{}, pool: newPool(),

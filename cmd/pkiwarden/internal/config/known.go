@@ -80,13 +80,28 @@ func (d *decoder) add(p Problem) {
 	}
 }
 
-// report reports a problem with the value at path, which stands at that place.
+// report reports a problem with the value at path, which stands at that place:
+// once, where many certificates have it from there.
 func (d *decoder) report(at place, path, format string, args ...any) {
 	if d.fail(path); d.found >= maxKept {
 		d.add(Problem{})
 		return
 	}
-	d.add(Problem{File: d.file, Line: at.line, Column: at.column, Path: path, Message: fmt.Sprintf(format, args...)})
+	p := Problem{File: d.file, Line: at.line, Column: at.column, Path: path, Message: fmt.Sprintf(format, args...)}
+	if d.entry.has(path) {
+		what := said{at, path[len(d.entry.prefix):], p.Message}
+		if d.said[what] {
+			return
+		}
+		d.said[what] = true
+	}
+	d.add(p)
+}
+
+// said is a problem of an entry of certificates, whichever.
+type said struct {
+	at            place
+	path, message string
 }
 
 // bad reports a problem with the value at path, in the file or in the variable
@@ -102,6 +117,19 @@ func (d *decoder) bad(path, format string, args ...any) {
 		at = d.near(path)
 	}
 	d.report(at, path, format, args...)
+}
+
+// badOf is bad for what is wrong with one entry among the others: there, where
+// the value itself stands before it and is merged in.
+func (d *decoder) badOf(entry, key, format string, args ...any) {
+	at, own := place{}, place{}
+	if d.found < maxKept {
+		at, own = d.near(entry+key), d.near(entry)
+	}
+	if at.line < own.line {
+		at = own
+	}
+	d.report(at, entry+key, format, args...)
 }
 
 // refuse reports that the file cannot be read at all.
