@@ -35,7 +35,11 @@ func (p *publication) judge(peer Peer) PeerStatus {
 	if len(peer.Chain) == 0 {
 		return out
 	}
-	chain := peer.Chain[:min(len(peer.Chain), maxDepth)]
+	chain, problem := p.proofs.ofPeers().once(peer.Chain[:min(len(peer.Chain), maxDepth)])
+	if problem != "" {
+		out.Detail = problem
+		return out
+	}
 	if p.proofs.ofPeers().vouches(p.s.Trust.Roots, chain, p.now) {
 		out.State, out.Detail = PeerMoved, "it presents a certificate from CA "+p.anchor(chain, p.s.Trust.Roots)
 		return out
@@ -111,7 +115,8 @@ func (p *publication) expected() string {
 func (p *publication) moved() string {
 	anchors := []string{}
 	for _, peer := range p.s.Peers {
-		if name := p.anchor(peer.Chain, p.s.Trust.Roots); !slices.Contains(anchors, name) {
+		chain, _ := p.proofs.ofPeers().once(peer.Chain[:min(len(peer.Chain), maxDepth)])
+		if name := p.anchor(chain, p.s.Trust.Roots); !slices.Contains(anchors, name) {
 			anchors = append(anchors, name)
 		}
 	}

@@ -2,16 +2,40 @@ package k8scsr
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
+	"fmt"
 	"time"
 )
 
-// What a look checks at most. What it does not come to is not known.
+// What a look checks at most, in what a signature of P-256 costs. What it does not
+// come to is not known.
 const (
-	maxSignatures = 2048 // beyond what crypto/x509 checks itself, 100 for each path at most
-	maxPaths      = 32   // that have something between their ends
-	maxBetween    = 16   // certificates that can stand between a leaf and a CA, but for those of the chain itself
+	maxSignatures = 2048                 // beyond what crypto/x509 checks itself
+	maxPaths      = 32 * signaturesOfOne // that have something between their ends
+	maxBetween    = 16                   // certificates that can stand between a leaf and a CA, but for those of the chain itself
+	maxChains     = 32                   // different ones, that peers present
+
+	signaturesOfOne = 100 // that crypto/x509 checks for one path at most (maxChainSignatureChecks)
 )
+
+// cost is that of checking one signature by the key, about: P-256 has code of its
+// own in crypto/elliptic, and of RSA the octets count.
+func cost(key any) int {
+	switch key := key.(type) {
+	case *ecdsa.PublicKey:
+		if bits := key.Curve.Params().BitSize; bits > 384 {
+			return 24
+		} else if bits > 256 {
+			return 8
+		}
+	case *rsa.PublicKey:
+		return 1 + key.N.BitLen()/2048
+	}
+	return 1
+}
 
 // proofs remembers what was found out about the certificates of one observation:
 // the same is asked for many times, and with many CAs of one subject each is to
@@ -26,7 +50,10 @@ type proofs struct {
 	ids      map[*x509.Certificate]string
 	peers    *proofs // of what peers present, which is to cost what is known of the rest nothing
 
-	signatures, paths int // that were checked
+	chains map[[sha256.Size]byte][]*x509.Certificate // different ones that peers present
+
+	signatures, indirect int // what was spent of maxSignatures and maxPaths
+	paths                int // that were checked
 }
 
 // vouching is what a CA does for a chain.
@@ -94,6 +121,32 @@ func (p *proofs) ofPeers() *proofs {
 		p.peers = newProofs()
 	}
 	return p.peers
+}
+
+// once is the first chain with the same content, so that what many peers present is
+// judged once; or why it is not judged.
+func (p *proofs) once(chain []*x509.Certificate) (first []*x509.Certificate, problem string) {
+	sum := sha256.New()
+	same := map[string]int{} // CAs by name and key
+	for _, cert := range chain {
+		sum.Write(cert.Raw)
+		ca := string(cert.RawSubject) + string(cert.RawSubjectPublicKeyInfo)
+		if same[ca]++; same[ca] > 2 {
+			return nil, "its chain has more than two certificates of one name and key"
+		}
+	}
+	id := [sha256.Size]byte(sum.Sum(nil))
+	if known, is := p.chains[id]; is {
+		return known, ""
+	}
+	if len(p.chains) == maxChains {
+		return nil, fmt.Sprintf("the peers before it present %d different chains already", maxChains)
+	}
+	if p.chains == nil {
+		p.chains = map[[sha256.Size]byte][]*x509.Certificate{}
+	}
+	p.chains[id] = chain
+	return chain, ""
 }
 
 // id is LeafID.
@@ -164,7 +217,7 @@ func (p *proofs) issued(issuer, cert *x509.Certificate) vouching {
 		if p.signatures >= maxSignatures {
 			return maybe
 		}
-		p.signatures++
+		p.signatures += cost(issuer.PublicKey)
 		signed = cert.CheckSignatureFrom(issuer) == nil
 		p.signed[at] = signed
 	}
@@ -224,7 +277,10 @@ func (p *proofs) upholders(chain, published []*x509.Certificate, trust Trust, no
 	}
 	l := p.climb(chain, published, trust.Roots)
 	out := map[*x509.Certificate]vouching{}
-	indirect := 0
+	each := 1
+	for _, ca := range l.between {
+		each = max(each, cost(ca.PublicKey))
+	}
 	for _, list := range [][]*x509.Certificate{trust.Roots, published, chain[1:]} {
 		for _, ca := range list {
 			if _, done := out[ca]; done {
@@ -232,7 +288,7 @@ func (p *proofs) upholders(chain, published []*x509.Certificate, trust Trust, no
 			}
 			out[ca] = p.alone(ca, chain, l, now)
 			if out[ca] == maybe && !l.blind {
-				if indirect++; indirect <= maxPaths {
+				if p.indirect += each * signaturesOfOne; p.indirect <= maxPaths {
 					out[ca] = p.path(append(chain[:1:1], l.between...), ca, now)
 				}
 			}

@@ -3,6 +3,7 @@ package k8scsr
 import (
 	"crypto/x509"
 	"fmt"
+	"math/big"
 	"slices"
 	"testing"
 	"time"
@@ -112,7 +113,7 @@ func TestSignaturesAreBounded(t *testing.T) {
 	w.Live.CASince = map[string]time.Time{} // of none is it known that it is ours
 	b := w.Bundle(w.want, w.now)
 	look(w)
-	if known := w.Live.known; known.signatures > maxSignatures || known.paths > len(cas)+maxPaths {
+	if known := w.Live.known; known.signatures > maxSignatures || known.paths > len(cas)+32 {
 		t.Errorf("%d signatures and %d paths were checked", known.signatures, known.paths)
 	}
 	if got := len(b.Authorities); got != 1+len(cas) {
@@ -206,5 +207,59 @@ func BenchmarkLook(b *testing.B) {
 			}
 			b.ReportMetric(each/one, "ratio")
 		})
+	}
+}
+
+// TestChainsOfPeersAreJudgedOnce: what many peers present alike is judged once,
+// and a chain, or so many different ones, that are made to cost are not known, so
+// that the old CA stays.
+func TestChainsOfPeersAreJudgedOnce(t *testing.T) {
+	w := crowd(t, 1)
+	leaving := newAuthority(t, "leaving", nil)
+	w.Live.CA = append(w.Live.CA, toPEM(leaving.cert)...)
+	w.Live.CASince[LeafID(leaving.cert)] = w.now.Add(-2 * day)
+	w.want.Peers = []string{"x:1"}
+	alike := toPEM(w.Live.Chain...)
+	chain := func(pem []byte) []*x509.Certificate {
+		t.Helper()
+		out, err := parseCertificates(pem)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	for i := range 200 {
+		w.Peers = append(w.Peers, Peer{Address: fmt.Sprint("alike-", i), Chain: chain(alike)})
+	}
+	if _, _, change := look(w); change.State == ChangePeers || w.Live.known.peers.paths > 2 { // whether it is trusted, and by whom
+		t.Errorf("%s, %d paths for what 200 peers present alike", change.State, w.Live.known.peers.paths)
+	}
+
+	w.Live.known = newProofs()
+	foreign := newAuthority(t, "foreign", nil)
+	twins := []*x509.Certificate{chain(foreign.issue(t, leafTemplate(t, w.want, w.now), ecKey(t).Public()))[0]}
+	for range 3 {
+		template := *foreign.cert
+		template.SerialNumber = big.NewInt(int64(len(twins)))
+		twins = append(twins, sign(t, &template, &template, foreign.key.Public(), foreign.key))
+	}
+	w.Peers = append(w.Peers, Peer{Address: "costly", Chain: twins})
+	for i := range 40 {
+		w.Peers = append(w.Peers, Peer{Address: fmt.Sprint("other-", i), Chain: chain(foreign.issue(t, leafTemplate(t, w.want, w.now), ecKey(t).Public()))})
+	}
+	_, _, change := look(w)
+	if change.State != ChangePeers || w.Live.known.peers.paths > 2*32 {
+		t.Errorf("%s, %d paths", change.State, w.Live.known.peers.paths)
+	}
+	states := map[string]int{}
+	for _, peer := range change.Peers {
+		states[peer.State]++
+		if peer.Address == "costly" && peer.Detail != "its chain has more than two certificates of one name and key" {
+			t.Errorf("%+v", peer)
+		}
+	}
+	// One chain of 200 peers, 31 others; the costly one and 9 more are not known.
+	if states[PeerMoved] != 200 || states[PeerBehind] != 31 || states[PeerUnknown] != 10 {
+		t.Errorf("%v", states)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -194,6 +195,9 @@ func (s Spec) Validate() error {
 		add("subject: common name %q has %d characters, and a certificate carries %d (RFC 5280 appendix A.1): give a shorter one, or the certificate a shorter name", s.CommonName, length, maxCommonName)
 	}
 	for _, o := range s.Organizations {
+		if o == "" || strings.ContainsFunc(o, unicode.IsControl) {
+			add("subject: organization %q is empty or has control characters", o)
+		}
 		if length := utf8.RuneCountInString(o); length > maxOrganization {
 			add("subject: organization %q has %d characters, and a certificate carries %d (RFC 5280 appendix A.1)", o, length, maxOrganization)
 		}

@@ -204,3 +204,13 @@ func TestListsAreInOrder(t *testing.T) {
 		}
 	}
 }
+
+// TestOrganizationsAreNames: what is empty, or no text, is none.
+func TestOrganizationsAreNames(t *testing.T) {
+	for _, organization := range []string{"", "a\x00b", "line\nfeed"} {
+		s := Spec{Name: "a", Signer: "example.com/a", CommonName: "a.example", DNSNames: []string{"a.example"}, Organizations: []string{organization}}.WithDefaults()
+		if err := s.Validate(); err == nil || !strings.Contains(err.Error(), "subject: organization") {
+			t.Errorf("%q: %v", organization, err)
+		}
+	}
+}

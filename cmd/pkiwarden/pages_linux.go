@@ -14,8 +14,8 @@ import (
 // alike: most were needed to start and never again (thousands of API types are
 // registered). Those that are needed come back at once, from the kernel's cache of
 // the file, which others on the node share. It is done only to parts of the file
-// that are mapped read-only and of which no page was changed (Anonymous in
-// /proc/self/smaps, proc(5)), so that nothing can be lost (madvise(2),
+// that are mapped read-only and of which no page was changed (Anonymous
+// and Swap in /proc/self/smaps, proc(5)), so that nothing can be lost (madvise(2),
 // MADV_DONTNEED).
 func forgetPages() error {
 	self, err := os.Readlink("/proc/self/exe")
@@ -28,15 +28,19 @@ func forgetPages() error {
 	}
 	defer f.Close()
 	var from, to uintptr // of the part at hand; 0: it is to stay
+	changed := false     // a page of it was
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
 		switch {
 		case len(fields) >= 5 && strings.Contains(fields[0], "-"):
+			changed = false
 			if from, to = 0, 0; len(fields) == 6 && fields[5] == self && (fields[1] == "r-xp" || fields[1] == "r--p") {
 				from, to = span(fields[0])
 			}
-		case len(fields) == 3 && fields[0] == "Anonymous:" && fields[1] == "0" && from != 0:
+		case len(fields) == 3 && (fields[0] == "Anonymous:" || fields[0] == "Swap:"):
+			changed = changed || fields[1] != "0"
+		case len(fields) > 0 && fields[0] == "VmFlags:" && from != 0 && !changed: // the last line of each part
 			if _, _, errno := unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED); errno != 0 {
 				return fmt.Errorf("letting go of pages: %w", errno)
 			}

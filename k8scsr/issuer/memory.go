@@ -60,6 +60,9 @@ func (i *Issuer) remember(c *Certificate, look *outlook, o *observation, step k8
 	case step.Kind == k8scsr.AwaitIssue && o.csr != nil && o.csr.Size() <= largestKept && i.underWay < mostUnderWay:
 		i.underWay++
 		look.flight = o
+		if o.awaitsAt.IsZero() {
+			o.awaitsAt = i.now()
+		}
 		o.State = k8scsr.State{}
 	case step.Kind == k8scsr.Nothing && !o.Pending.Active() && len(o.Obstacles) == 0:
 		look.rest = c.rest(o)
@@ -81,10 +84,10 @@ func (i *Issuer) recall(c *Certificate, look *outlook, now time.Time) *observati
 	flight, rest := look.flight, look.rest
 	i.forget(look)
 	old := func(readAt time.Time, every time.Duration) bool {
-		return now.Sub(readAt) >= every*9/10 || now.Before(readAt)
+		return now.Sub(readAt) >= every*7/10 || now.Before(readAt)
 	}
 	switch {
-	case flight != nil && old(flight.readAt, i.interval):
+	case flight != nil && old(flight.awaitsAt, i.interval):
 		return nil
 	case flight != nil:
 		if csr := i.arrived(c.label); csr != nil && csr.Name == flight.csr.Name && csr.UID == flight.csr.UID {
@@ -118,6 +121,9 @@ func (c *Certificate) rest(o *observation) *atRest {
 	var chain strings.Builder
 	for _, cert := range o.Live.Chain {
 		chain.Write(cert.Raw)
+	}
+	if size := o.live.Size() + o.next.Size(); size > largestKept {
+		return nil
 	}
 	r.packed = bytes.Clone(pack(packPart(pack(nil, o.live), chain.String()), o.next))
 	if ca, has := o.live.Data[c.Keys.CA]; has && bytes.Equal(ca, o.Trust.PEM) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 )
@@ -51,5 +52,36 @@ func TestMemoryOfAFleet(t *testing.T) {
 	t.Logf("%d bytes each", each)
 	if each > most {
 		t.Errorf("each certificate at rest keeps %d bytes, want at most %d", each, most)
+	}
+}
+
+// TestEachLookReads: where certificates are looked at less often than once in the
+// interval, each look reads what is there, once in so long on average.
+func TestEachLookReads(t *testing.T) {
+	c := newCluster(t)
+	cs := c.process("pod-a").client()
+	chance := 0.0
+	s := c.issuerOn(cs, func(o *Options) {
+		o.Log, o.Reads = slog.New(slog.DiscardHandler), readsPerLook/600.0 // once in ten minutes
+		o.Chance = func() float64 { chance += 0.37; return chance - float64(int(chance)) }
+	}, vaultTLS(func(c *Certificate) { c.Spec.Lifetime = 1000 * time.Hour }))
+	s.until(t)
+	began, last, reads := c.now, c.now, 0
+	for c.now.Sub(began) < 10*time.Hour {
+		cs.ClearActions()
+		next, err := s.OnceUntil(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.Contains(callsOf(cs), "get secrets") {
+			if gap := c.now.Sub(last); gap > 12*time.Minute+30*time.Second {
+				t.Errorf("nothing was read for %v", gap)
+			}
+			last, reads = c.now, reads+1
+		}
+		c.now = maxTime(next, c.now.Add(time.Second))
+	}
+	if reads < 55 || reads > 65 {
+		t.Errorf("read %d times in ten hours, want once in ten minutes", reads)
 	}
 }

@@ -29,10 +29,11 @@ type observation struct {
 	csrs map[string]*certificatesv1.CertificateSigningRequest
 
 	// What stays known while steps follow each other; see remember.
-	readAt  time.Time                                 // when live and next were read, or live was written
-	keyKept bool                                      // live was remembered, without its key
-	csr     *certificatesv1.CertificateSigningRequest // nil: there is none
-	csrName string                                    // for which csr is known
+	readAt   time.Time                                 // when live and next were read, or live was written
+	awaitsAt time.Time                                 // since when a signer is awaited on the strength of it; zero: none is
+	keyKept  bool                                      // live was remembered, without its key
+	csr      *certificatesv1.CertificateSigningRequest // nil: there is none
+	csrName  string                                    // for which csr is known
 }
 
 // observe completes what is known, nil for nothing, with everything else that the

@@ -281,6 +281,25 @@ func TestCallsOfARenewal(t *testing.T) {
 			t.Errorf("%q, and the record %d times, want %q", calls, state.gets+state.puts, five)
 		}
 	})
+	t.Run("long after it was read", func(t *testing.T) {
+		c, state := newCluster(t), &kept{}
+		cs := c.process("pod-a").client()
+		s := c.issuerOn(cs, func(o *Options) { o.State, o.Reads = state, readsPerLook/(100*3600.0) }, vaultTLS())
+		s.until(t)
+		before := c.leaf()
+		c.now = s.Status()[0].RenewAt
+		s.watching.Store(true)
+		cs.ClearActions()
+		s.until(t)
+		for _, csr := range c.csrs() {
+			s.noteRequest(csr)
+		}
+		s.until(t)
+		others := []string{"get configmaps", "create selfsubjectreviews", "get configmaps", "get configmaps"}
+		if got := less(callsOf(cs), others); c.leaf().Equal(before) || !slices.Equal(got, five) {
+			t.Errorf("%q, want %q", got, five)
+		}
+	})
 	t.Run("after a change of the configuration", func(t *testing.T) {
 		c, state, memory := newCluster(t), &kept{}, new(Memory)
 		first := c.issuerOn(c.process("pod-a").client(), func(o *Options) { o.State, o.Memory = state, memory }, vaultTLS())

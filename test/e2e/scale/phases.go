@@ -1,6 +1,7 @@
 package scale
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"syscall"
@@ -49,8 +50,32 @@ func (s *scene) birth(ctx context.Context) error {
 		return err
 	}
 	var err error
-	s.result.Birth, err = s.converge(ctx, "birth", end)
-	return err
+	if s.result.Birth, err = s.converge(ctx, "birth", end); err != nil {
+		return err
+	}
+	return s.slow(ctx)
+}
+
+// slow gives pkiwarden the rate that is measured.
+func (s *scene) slow(ctx context.Context) error {
+	fast, slow := fmt.Sprintf("qps: %d\n", birthQPS), fmt.Sprintf("qps: %d\n", qps)
+	if n := bytes.Count(s.base, []byte(fast)); n != 1 {
+		return fmt.Errorf("setting the rate: the configuration has %q %d times, want once", fast, n)
+	}
+	s.base = bytes.Replace(s.base, []byte(fast), []byte(slow), 1)
+	if err := s.configure(0); err != nil {
+		return err
+	}
+	if err := s.pod.Signal(syscall.SIGHUP); err != nil {
+		return err
+	}
+	const reloaded = 20 * time.Second // and every certificate looked at once, from what is remembered
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(reloaded):
+	}
+	return s.quiet(ctx)
 }
 
 func (s *scene) renewal(ctx context.Context) error {

@@ -150,7 +150,7 @@ func Report(results []Result, m Made) string {
 		b.WriteString("**Partial: not every size was measured to its end.**\n\n")
 	}
 	b.WriteString(Table(results))
-	fmt.Fprintf(&b, "\nRevision %s. %s, %s altogether; nothing was due for %s. The client's rate is %d requests a second, %d at once.\n\n", m.Revision, m.Machine, took(m.Took), took(m.Steady), qps, burst)
+	fmt.Fprintf(&b, "\nRevision %s. %s, %s altogether; nothing was due for %s. The client's rate is %d requests a second, %d at once; %d until all are there.\n\n", m.Revision, m.Machine, took(m.Took), took(m.Steady), qps, burst, birthQPS)
 	b.WriteString("API calls are those that the API server's audit log has of pkiwarden while all are renewed at once, since a name of each changes, without watches and those for the Lease, divided by the number of certificates. The baseline makes the five writes that a renewal needs, and nothing else.\n")
 	for _, r := range results {
 		b.WriteString("\n" + r.details())

@@ -217,7 +217,7 @@ func (s *scene) prepare(ctx context.Context, set *servers.Set) error {
 	}
 	s.pod, err = s.world.NewPod(ctx, world.PodOptions{
 		Name: "pkiwarden-0", Config: "controller/config.yaml", Namespace: world.ControllerNamespace, ServiceAccount: "pkiwarden", ReadyWithin: startWithin,
-		Set: map[string]any{"vault": nil, "tidy": nil, "certificates": nil, "kubernetes.qps": qps, "kubernetes.burst": burst},
+		Set: map[string]any{"vault": nil, "tidy": nil, "certificates": nil, "kubernetes.qps": birthQPS, "kubernetes.burst": burst},
 	})
 	if err != nil {
 		return err

@@ -372,3 +372,17 @@ func FuzzPieces(f *testing.F) {
 	}
 	f.Fuzz(samePieces)
 }
+
+// TestListsAreNotMixedUp: only what is the same is shared.
+func TestListsAreNotMixedUp(t *testing.T) {
+	entry := "- {name: %s, secret: {namespace: a, name: %[1]s}, signer: example.com/a, trust: {file: /ca}, dnsNames: [a.example], subject: {commonName: a.example, organizations: %s}}\n"
+	c, err := Parse("x.yml", []byte("certificates:\n"+fmt.Sprintf(entry, "a", `[""]`)+fmt.Sprintf(entry, "b", "[]")+fmt.Sprintf(entry, "c", `["x\0y"]`)+fmt.Sprintf(entry, "d", "[x, y]")), noEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{`[""]`, `[]`, `["x\x00y"]`, `["x" "y"]`} {
+		if got := fmt.Sprintf("%q", c.Certificates.At(i).Subject.Organizations); got != want {
+			t.Errorf("%d: %s, want %s", i, got, want)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -16,13 +17,14 @@ type pool struct {
 	refs      map[KeyRef]*KeyRef
 	profiles  map[Profile]*Profile
 	windows   map[string][]Window
+	uris      map[string][]*url.URL
 	common    map[string]*Certificate
 }
 
 func newPool() pool {
 	return pool{
 		texts: map[string]string{}, lists: map[string][]string{}, addresses: map[string][]netip.Addr{},
-		refs: map[KeyRef]*KeyRef{}, profiles: map[Profile]*Profile{}, windows: map[string][]Window{}, common: map[string]*Certificate{},
+		refs: map[KeyRef]*KeyRef{}, profiles: map[Profile]*Profile{}, windows: map[string][]Window{}, uris: map[string][]*url.URL{}, common: map[string]*Certificate{},
 	}
 }
 
@@ -47,11 +49,11 @@ func (d *decoder) share(c *Certificate) {
 		o := &c.NamesFrom[i]
 		o.Kind, o.Namespace, o.Name = p.text(o.Kind), p.text(o.Namespace), p.text(o.Name)
 	}
-	c.URIs, c.NamesFrom = compact(c.URIs), compact(c.NamesFrom)
-	c.Usages = pooled(p.lists, strings.Join(c.Usages, "\x00"), compact(c.Usages))
-	c.Subject.Organizations = pooled(p.lists, strings.Join(c.Subject.Organizations, "\x00"), compact(c.Subject.Organizations))
+	c.URIs, c.NamesFrom = pooled(p.uris, fmt.Sprintf("%q", c.URIs), compact(c.URIs)), compact(c.NamesFrom)
+	c.Usages = pooled(p.lists, fmt.Sprintf("%q", c.Usages), compact(c.Usages))
+	c.Subject.Organizations = pooled(p.lists, fmt.Sprintf("%q", c.Subject.Organizations), compact(c.Subject.Organizations))
 	c.IPAddresses = pooled(p.addresses, fmt.Sprint(c.IPAddresses), compact(c.IPAddresses))
-	c.Trust.Peers = pooled(p.lists, strings.Join(c.Trust.Peers, "\x00"), compact(c.Trust.Peers))
+	c.Trust.Peers = pooled(p.lists, fmt.Sprintf("%q", c.Trust.Peers), compact(c.Trust.Peers))
 	c.Windows = pooled(p.windows, fmt.Sprintf("%q", c.Windows), compact(c.Windows))
 	if c.Profile != nil {
 		c.Profile = pooled(p.profiles, *c.Profile, c.Profile)

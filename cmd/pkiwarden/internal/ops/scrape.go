@@ -52,6 +52,7 @@ type scraped struct {
 	zip    *gzip.Writer // nil: it is not compressed
 	begun  bool
 	failed bool
+	broken bool // it failed when part of it was written
 }
 
 // WriteHeader writes the first, and notices an error, whose text is not
@@ -61,6 +62,7 @@ func (s *scraped) WriteHeader(status int) {
 		s.failed = true
 	}
 	if s.begun {
+		s.broken = s.failed
 		return
 	}
 	s.begun = true
@@ -74,6 +76,9 @@ func (s *scraped) WriteHeader(status int) {
 func (s *scraped) Write(data []byte) (int, error) {
 	if !s.begun {
 		s.WriteHeader(http.StatusOK)
+	}
+	if s.broken {
+		return len(data), nil // an error's text is no metric; it is in the log
 	}
 	if s.zip == nil {
 		return s.ResponseWriter.Write(data)
@@ -92,7 +97,7 @@ func acceptsGzip(h http.Header) bool {
 	for _, accepted := range h.Values("Accept-Encoding") {
 		for one := range strings.SplitSeq(accepted, ",") {
 			coding, weight, weighted := strings.Cut(strings.ReplaceAll(one, " ", ""), ";")
-			if strings.EqualFold(coding, "gzip") && (!weighted || strings.Trim(weight, "q=0.") != "") {
+			if strings.EqualFold(coding, "gzip") && (!weighted || strings.Trim(weight, "qQ=0.") != "") {
 				return true
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -86,5 +87,26 @@ func TestScrapeOfMany(t *testing.T) {
 	}
 	if text := page("identity"); strings.Contains(text, "first_of_many") || !strings.Contains(text, `second_of_many{of="1"} 1`) {
 		t.Errorf("after one was removed:\n%s", text)
+	}
+}
+
+// invalid is a collector that fails.
+type invalid struct{ *family }
+
+func (i invalid) Collect(out chan<- prometheus.Metric) {
+	out <- prometheus.NewInvalidMetric(i.desc, io.ErrUnexpectedEOF)
+}
+
+// TestScrapeOfManyFails: one family that fails leaves a page that can be read.
+func TestScrapeOfManyFails(t *testing.T) {
+	registry := new(Counters).Registry()
+	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "one"}), newFamily("first_of_many", 3), invalid{newFamily("second_of_many", 0)})
+	url, end := serve(t, ServerOptions{Gatherer: registry, Many: registry.Many, Log: slog.New(slog.DiscardHandler)})
+	defer end()
+	status, text := get(t, url+"/metrics")
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
+	if err != nil || status != http.StatusOK || len(families) != 2 {
+		t.Errorf("%d, %v, %d families:\n%s", status, err, len(families), text)
 	}
 }
