@@ -91,7 +91,7 @@ func (d *decoder) value(n ast.Node, path string, v reflect.Value, tag reflect.St
 		return
 	}
 	if _, isTag := n.(*ast.TagNode); isTag {
-		d.report(placeOf(n), path, "expected a plain value, found the YAML tag %s", n.GetToken().Value)
+		d.report(placeOf(n), path, "expected a plain value, found the YAML tag %s", quote(n.GetToken().Value))
 		return
 	}
 	d.setPlace(path, placeOf(n))
@@ -196,7 +196,7 @@ func (d *decoder) mapping(n ast.Node, path string, v reflect.Value, tag reflect.
 			if d.found < maxKept {
 				hint = suggestKey(path, e.key, keysOf(fields))
 			}
-			d.report(e.at, at, "unknown key; %s", hint)
+			d.report(e.at, join(path, shownKey(e.key)), "unknown key; %s", hint)
 			continue
 		}
 		field := v.FieldByIndex(fields[i].Index)
@@ -234,7 +234,7 @@ func (d *decoder) entries(n ast.Node, path string, within []ast.Node) []entry {
 		}
 		name := written.value
 		if first, twice := seen[name]; twice {
-			d.report(at, join(path, name), "duplicate key; it is already set at line %d", first.line)
+			d.report(at, join(path, shownKey(name)), "duplicate key; it is already set at line %d", first.line)
 			continue
 		}
 		seen[name] = at

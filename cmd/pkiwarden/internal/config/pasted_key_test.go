@@ -41,3 +41,15 @@ func TestPastedSecretIsNotSaid(t *testing.T) {
 		}
 	}
 }
+
+// TestPastedSecretIsNoKey: nor where it stands in the place of a key, or is taken
+// for a tag.
+func TestPastedSecretIsNoKey(t *testing.T) {
+	const secret = "VGhpcyB0ZXh0IG9ubHkgc3RhbmRzIHdoZXJlIGEga2V5IHdvdWxkIGJlLg"
+	for _, text := range []string{"vault:\n  " + secret + ": x\n", "vault: {address: !" + secret + " x}\n", "vault:\n  " + secret + ": x\n  " + secret + ": y\n"} {
+		_, err := Parse("x.yml", []byte(text), noEnv)
+		if err == nil || strings.Contains(err.Error(), secret[:8]) || !strings.Contains(err.Error(), "x.yml:") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}

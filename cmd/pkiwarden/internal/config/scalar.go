@@ -89,6 +89,15 @@ func secretive(s string) bool {
 	return tokens.MatchString(s)
 }
 
+// shownKey is a key as messages show it: what may be a value that was pasted in
+// its place is not.
+func shownKey(key string) string {
+	if utf8.RuneCountInString(key) > 60 || strings.Contains(key, "PRIVATE KEY") || secretive(key) {
+		return "[…]"
+	}
+	return key
+}
+
 // quote shortens what is too long for a message.
 func quote(s string) string {
 	const most = 60
